@@ -1,0 +1,78 @@
+"""The settings of CCRA: one dataclass whose fields are the command-line flags and the keys of the model's config."""
+
+import math
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Self
+
+NORM_ORDERS = ("pre", "post")
+QUERY_MODES = ("human", "first", "last")
+
+
+@dataclass
+class CCRASettings:
+    """What ``mm_projector_type=ccra`` can be told.
+
+    Nothing is checked at construction, so that an argument parser may fill the fields in any order; call
+    :meth:`validate` once they are final. :meth:`from_config` does both.
+    """
+
+    mm_ccra_hidden_dim: int = field(
+        default=128, metadata={"help": "Width h of the space in which question and patches are compared (paper: 128)."}
+    )
+    mm_ccra_kernel_size: int = field(
+        default=5, metadata={"help": "Taps of the Gaussian that smooths layer scores along depth; 1 = no smoothing."}
+    )
+    mm_ccra_sigma: float = field(
+        default=1.0, metadata={"help": "Standard deviation of that Gaussian, in layers. No effect at kernel size 1."}
+    )
+    mm_ccra_norm_order: str = field(
+        default="pre",
+        metadata={
+            "help": "'pre': LN(F) * (1 + W), the maps reach the language model. "
+            "'post': LN(F * (1 + W)), Eq. 5 and 13 as printed, where LayerNorm undoes the modulation."
+        },
+    )
+    mm_ccra_query: str = field(
+        default="human",
+        metadata={"help": "Which turns are the question: every 'human' turn, or only the 'first' or 'last' one."},
+    )
+
+    def validate(self) -> None:
+        """Raise ValueError, in one line, for the first setting that cannot work."""
+        _require_count("mm_ccra_hidden_dim", self.mm_ccra_hidden_dim, "the paper uses 128")
+        _require_count("mm_ccra_kernel_size", self.mm_ccra_kernel_size, "1 = no smoothing")
+        _require_positive("mm_ccra_sigma", self.mm_ccra_sigma, "to switch smoothing off, set mm_ccra_kernel_size to 1")
+        require_choice("mm_ccra_norm_order", self.mm_ccra_norm_order, NORM_ORDERS)
+        require_choice("mm_ccra_query", self.mm_ccra_query, QUERY_MODES)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Self:
+        """Read the ``mm_ccra_*`` attributes of a model's config; a missing one takes its default. Validates."""
+        given = {f.name: getattr(config, f.name) for f in fields(cls) if hasattr(config, f.name)}
+        settings = cls(**given)
+        settings.validate()
+        return settings
+
+
+def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise ValueError unless ``value`` is one of ``choices``; names the nearest one."""
+    if value in choices:
+        return
+    near = get_close_matches(str(value), choices, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{hint}")
+
+
+def _require_count(name: str, value: int, note: str) -> None:
+    if type(value) is not int:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number ({note})")
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1 ({note})")
+
+
+def _require_positive(name: str, value: float, note: str) -> None:
+    if type(value) not in (int, float):
+        raise ValueError(f"{name} is {value!r}; it must be a number above 0 ({note})")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is {value}; it must be a finite number above 0 ({note})")
