@@ -163,7 +163,8 @@ class LlamaTokenizer(SentencePieceBackend):
         for is_beyond_vocab, run in groupby(tokens, self._is_beyond_vocab):
             pieces = list(run)
             texts += pieces if is_beyond_vocab else [self.convert_tokens_to_string(pieces)]
-        text = (" " if spaces_between_special_tokens else "").join(filter(None, texts))
+        texts = [*filter(None, texts[:-1]), *texts[-1:]]
+        text = (" " if spaces_between_special_tokens else "").join(texts)
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
         return self.clean_up_tokenization(text) if clean_up_tokenization_spaces else text
