@@ -137,7 +137,7 @@ class LlamaTokenizer(SentencePieceBackend):
         return [int(token_id != 0) for token_id in framed]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Text of ``tokens``. In legacy mode, text that a special token ends starts with a space, as in transformers 4."""
+        """As transformers 4: in legacy mode, text that a special token ends starts with a space."""
         if not tokens:
             return ""
         special = set(self.all_special_tokens)
@@ -175,7 +175,7 @@ class LlamaTokenizer(SentencePieceBackend):
     def _save_pretrained(
         self, save_directory: Any, file_names: tuple[str, ...], *args: Any, **kwargs: Any
     ) -> tuple[str, ...]:
-        """Finish the config that ``save_pretrained`` wrote, so that transformers 4 and 5 both read back the same ids."""
+        """Finish the config that ``save_pretrained`` wrote, so that transformers 4 and 5 read back the same ids."""
         config_file = Path(file_names[0])
         config = json.loads(config_file.read_text(encoding="utf-8"))
         config |= {
