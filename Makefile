@@ -1,0 +1,84 @@
+# Everything is set up in .venv on first use; `make help` lists the targets.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+# What pip is asked for. On a CUDA machine: make setup TORCH=torch==2.13.0; TORCH=torch keeps the one that is there.
+TORCH ?= torch==2.13.0 --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu
+EXTRAS ?= train
+ARGS ?=
+
+# Two workers fill two cores and stay under 4 GB; `make test ARGS="-n 0 -k name"` runs in this process.
+TEST_ARGS := -n 2 --dist loadscope
+
+BIN := $(VENV)/bin
+IN_VENV = PATH="$$(cd $(BIN) && pwd):$$PATH"
+STAMPS := $(VENV)/.stamps
+# Another TORCH is another installation, so its checksum is part of the stamp's name.
+TORCH_STAMP := $(STAMPS)/torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d ' ' -f 1)
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  ARGS="..." reaches the program behind a target; variables on the command line reach the scripts:'
+	@echo '  make eval-gqa CKPT=./checkpoints/llava-v1.5-7b-ccra'
+
+.PHONY: setup
+setup: $(STAMPS)/$(EXTRAS) ## build .venv: torch for CPU (TORCH=torch==2.13.0 for CUDA), then this package [EXTRAS=train]
+
+.PHONY: demo
+demo: $(STAMPS)/demo ## train and evaluate CCRA on Easy-VQA, CPU, under 15 minutes (FULL=1: all test questions)
+	$(IN_VENV) bash playground/tiny/demo.sh $(ARGS)
+
+.PHONY: test
+test: $(STAMPS)/dev,train,demo ## run the tests
+	$(BIN)/python -m pytest $(TEST_ARGS) $(ARGS)
+
+.PHONY: lint
+lint: $(STAMPS)/dev ## ruff and shellcheck, nothing is changed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files -z '*.sh' .ci/run | xargs -0 $(BIN)/shellcheck --external-sources
+
+.PHONY: format
+format: $(STAMPS)/dev ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: typecheck
+typecheck: $(STAMPS)/dev ## mypy over llava and ccra_patch
+	$(BIN)/mypy
+
+.PHONY: bench
+bench: $(STAMPS)/dev ## time and memory of the projectors
+	$(BIN)/python benchmarks/projectors.py $(ARGS)
+
+.PHONY: eval-gqa
+eval-gqa: $(STAMPS)/eval ## evaluate a checkpoint on GQA (CKPT=..., DATA=...)
+	$(IN_VENV) bash scripts/v1_5/eval/gqa.sh $(ARGS)
+
+.PHONY: clean
+clean: ## remove caches; .venv, checkpoints and the demo's cache stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# -- the environment ---------------------------------------------------------------------------------------------------
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.10 or newer is needed: make setup PYTHON=python3.11" >&2; exit 2; }
+	rm -rf $(VENV)/bin/python* $(STAMPS)
+	$(PYTHON) -m venv $(VENV)
+
+# Installed before everything else: the packages that need a torch then take this one.
+$(TORCH_STAMP): | $(BIN)/python
+	$(BIN)/python -m pip install $(TORCH)
+	@rm -rf $(STAMPS) && mkdir -p $(STAMPS) && touch $@
+
+# One stamp for each list of extras, out of date when setup.py is newer.
+$(STAMPS)/%: setup.py $(TORCH_STAMP)
+	$(BIN)/python -m pip install --editable ".[$*]" "$(firstword $(TORCH))"
+	@touch $@
