@@ -6,10 +6,10 @@ the ids and the role markers, and never from the labels, makes one function serv
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import BoolTensor, Tensor
+from torch import Tensor
 
 from ccra_patch.settings import QUERY_MODES, require_choice
 
@@ -56,7 +56,7 @@ class QueryMarkers:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Sequence[Any]]) -> Self:
+    def from_dict(cls, data: Mapping[str, Sequence[Any]]) -> "QueryMarkers":
         """The inverse of :meth:`to_dict`. Raises ValueError naming a key that is missing or unknown."""
         if set(data) != {"open", "close", "skip"}:
             raise ValueError(f"query markers have the keys {sorted(data)}; they must be open, close and skip")
@@ -67,7 +67,7 @@ class QueryMarkers:
         )
 
 
-def select_query(input_ids: Tensor, attention_mask: Tensor | None, markers: QueryMarkers, mode: str) -> BoolTensor:
+def select_query(input_ids: Tensor, attention_mask: Tensor | None, markers: QueryMarkers, mode: str) -> Tensor:
     """Mark the tokens of the human turns: what lies between an ``open`` marker and the next ``open`` or ``close`` one.
 
     The markers themselves, padding, ``skip`` ids and negative ids (image placeholders) are never marked. Of the markers

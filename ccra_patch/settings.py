@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any
 
 NORM_ORDERS = ("pre", "post")
 QUERY_MODES = ("human", "first", "last")
@@ -47,7 +47,7 @@ class CCRASettings:
         require_choice("mm_ccra_query", self.mm_ccra_query, QUERY_MODES)
 
     @classmethod
-    def from_config(cls, config: Any) -> Self:
+    def from_config(cls, config: Any) -> "CCRASettings":
         """Read the ``mm_ccra_*`` attributes of a model's config; a missing one takes its default. Validates."""
         given = {f.name: getattr(config, f.name) for f in fields(cls) if hasattr(config, f.name)}
         settings = cls(**given)

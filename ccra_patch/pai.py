@@ -1,0 +1,109 @@
+"""Progressive attention integration: the chain LPWCA -> LWCA -> PWCA (Eq. 2-13)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ccra_patch.attention import LPWCA, LWCA, PWCA, TokenImportance, ask
+from ccra_patch.lean import exact
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Everything the question did to the picture. Part of the graph: a loss on a map trains it.
+
+    Attributes:
+        alpha: ``[B, T]``, importance of each query token; sums to 1, or is 0 throughout for an empty query.
+        lpwca: ``[B, L, N]``, the scores by which LPWCA modulates every patch of every layer (0 = leave it).
+        layer_scores: ``[B, L]``, LWCA's scores before smoothing.
+        smoothed_scores: ``[B, L]``, and after.
+        layer_weights: ``[B, L]``, their softmax.
+        pwca: ``[B, N]``, the scores by which PWCA modulates every patch of the fused layer (0 = leave it).
+    """
+
+    alpha: Tensor
+    lpwca: Tensor
+    layer_scores: Tensor
+    smoothed_scores: Tensor
+    layer_weights: Tensor
+    pwca: Tensor
+
+
+class PAIStack(nn.Module):
+    """``F_stack`` and the question in, ``F_regional`` out: what the paper calls the attention stack.
+
+    Its parameters are what the paper counts as "3.55M additional": 3,546,369 at d=1024, D=4096, h=128.
+
+    Args:
+        vision_dim: d.
+        text_dim: D.
+        hidden_dim: h.
+        kernel_size, sigma: see :class:`~ccra_patch.smoothing.GaussianSmoothing`.
+        norm_order: ``pre``, ``LN(F) * (1 + W)``, or ``post``, ``LN(F * (1 + W))`` as Eq. 5 and 13 are printed.
+            LayerNorm does not see a positive factor, so under ``post`` the maps act through the sign of ``1 + W`` only.
+    """
+
+    def __init__(
+        self,
+        vision_dim: int,
+        text_dim: int,
+        hidden_dim: int = 128,
+        kernel_size: int = 5,
+        sigma: float = 1.0,
+        norm_order: str = "pre",
+    ) -> None:
+        super().__init__()
+        self.importance = TokenImportance(text_dim, hidden_dim)
+        self.lpwca = LPWCA(vision_dim, text_dim, hidden_dim, norm_order)
+        self.lwca = LWCA(vision_dim, text_dim, hidden_dim, kernel_size, sigma)
+        self.pwca = PWCA(vision_dim, text_dim, hidden_dim, norm_order)
+
+    def forward(self, stack: Tensor, query: Tensor, query_mask: Tensor) -> tuple[Tensor, AttentionMaps]:
+        """Let the question choose layers and patches.
+
+        Runs in float32 around the stack's own precision (float64 for a float64 stack), under autocast too.
+
+        Args:
+            stack: ``F_stack [B, L, N, d]``, the outputs of L encoder blocks without the class token.
+            query: ``F_t [B, T, D]``, the LLM's input embeddings of the query tokens, padded on either side.
+            query_mask: ``[B, T]``, False at padding. A row without tokens gets maps of 0 and uniform layer weights.
+
+        Returns:
+            ``F_regional [B, N, d]`` in the stack's dtype, and the maps.
+
+        Raises:
+            ValueError: for shapes that do not fit.
+        """
+        self._check(stack, query, query_mask)
+        with exact(stack):
+            alpha = self.importance(query, query_mask.bool())  # Eq. 2
+            question = ask(query, alpha)
+            layer_probe = self.lwca.probe(question)
+
+            lpwca, modulated, products = self.lpwca(stack, self.lpwca.probe(question), layer_probe.direction)  # Eq. 3-5
+            layers, semantic = self.lwca(modulated, products, layer_probe)  # Eq. 6-10
+            pwca, regional = self.pwca(semantic, self.pwca.probe(question))  # Eq. 11-13
+        return regional.to(stack.dtype), AttentionMaps(alpha, lpwca, *layers, pwca)
+
+    def _check(self, stack: Tensor, query: Tensor, query_mask: Tensor) -> None:
+        vision_dim, text_dim = self.lwca.key.in_features, self.lwca.query.in_features
+        if stack.dim() != 4 or stack.shape[3] != vision_dim:
+            raise ValueError(
+                f"the layer stack has the shape {list(stack.shape)}; it must be [images, layers, patches, {vision_dim}]"
+            )
+        if query.dim() != 3 or query.shape[2] != text_dim or query.shape[0] != stack.shape[0]:
+            raise ValueError(
+                f"the query has the shape {list(query.shape)}; it must be [{stack.shape[0]}, tokens, {text_dim}], "
+                "one question for each image of the stack"
+            )
+        if query_mask.shape != query.shape[:2]:
+            raise ValueError(
+                f"the query mask has the shape {list(query_mask.shape)}; "
+                f"it must be {list(query.shape[:2])}, as the query's"
+            )
+
+
+def num_attention_parameters(module: nn.Module) -> int:
+    """Parameters of the attention stacks inside ``module``: the paper's "3.55M additional parameters"."""
+    stacks = [part for part in module.modules() if isinstance(part, PAIStack)]
+    return sum(parameter.numel() for stack in stacks for parameter in stack.parameters())

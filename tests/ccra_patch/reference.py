@@ -1,0 +1,97 @@
+"""The paper's equations, line by line: the oracle for the shipped modules, which loads the same ``state_dict``.
+
+Nothing is clever here. Every tensor of the paper exists under its name: the scores of every query token against every
+patch of every layer, F_lp as a whole, one normalised copy per LayerNorm.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class ReferenceImportance(nn.Module):
+    def __init__(self, text_dim: int, hidden_dim: int):
+        super().__init__()
+        self.query = nn.Linear(text_dim, hidden_dim)
+        self.key = nn.Linear(text_dim, hidden_dim)
+        self.value = nn.Linear(text_dim, hidden_dim)
+        self.score = nn.Linear(hidden_dim, 1)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Eq. 2, one sample at a time and without its padding."""
+        alphas = []
+        for sample, keep in zip(tokens, mask, strict=True):
+            text = sample[keep]
+            alpha = sample.new_zeros(len(sample))
+            if len(text):
+                weights = (self.query(text) @ self.key(text).T / math.sqrt(self.query.out_features)).softmax(-1)
+                alpha[keep] = self.score(weights @ self.value(text)).squeeze(-1).softmax(0)
+            alphas.append(alpha)
+        return torch.stack(alphas)
+
+
+class ReferenceAttention(nn.Module):
+    def __init__(self, vision_dim: int, text_dim: int, hidden_dim: int):
+        super().__init__()
+        self.query = nn.Linear(text_dim, hidden_dim)
+        self.key = nn.Linear(vision_dim, hidden_dim)
+        self.norm = nn.LayerNorm(vision_dim)
+
+    def scores(self, tokens: Tensor, alpha: Tensor, features: Tensor) -> Tensor:
+        """``alpha^T Q(F_t) K(X)^T / sqrt(h)``: X ``[B, M, d]`` -> ``[B, M]``, by way of ``[B, T, M]``."""
+        attention = self.query(tokens) @ self.key(features).transpose(1, 2) / math.sqrt(self.query.out_features)
+        return (alpha[:, :, None] * attention).sum(1)
+
+
+def smooth(scores: Tensor, kernel_size: int, sigma: float) -> Tensor:
+    """Taps ``exp(-offset^2 / 2 sigma^2)``, normalised over those that lie inside the stack."""
+    layers = scores.shape[1]
+    columns = []
+    for layer in range(layers):
+        offsets = [o for o in range(-(kernel_size // 2), (kernel_size + 1) // 2) if 0 <= layer + o < layers]
+        taps = [math.exp(-(o**2) / (2 * sigma**2)) for o in offsets]
+        columns.append(sum(tap / sum(taps) * scores[:, layer + o] for o, tap in zip(offsets, taps, strict=True)))
+    return torch.stack(columns, dim=1)
+
+
+class ReferencePAI(nn.Module):
+    def __init__(self, vision_dim, text_dim, hidden_dim=128, kernel_size=5, sigma=1.0, norm_order="pre"):
+        super().__init__()
+        self.kernel_size, self.sigma, self.norm_order = kernel_size, sigma, norm_order
+        self.importance = ReferenceImportance(text_dim, hidden_dim)
+        self.lpwca = ReferenceAttention(vision_dim, text_dim, hidden_dim)
+        self.lwca = ReferenceAttention(vision_dim, text_dim, hidden_dim)
+        self.pwca = ReferenceAttention(vision_dim, text_dim, hidden_dim)
+
+    def modulate(self, features: Tensor, scores: Tensor, norm: nn.LayerNorm) -> Tensor:
+        if self.norm_order == "pre":
+            return norm(features) * (1 + scores[..., None])
+        return norm(features * scores[..., None] + features)  # Eq. 5 and 13 as printed
+
+    def forward(self, stack: Tensor, query: Tensor, query_mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        images, layers, patches, width = stack.shape
+        alpha = self.importance(query, query_mask)
+
+        w_lp = self.lpwca.scores(query, alpha, stack.reshape(images, layers * patches, width))  # Eq. 3-4
+        w_lp = w_lp.reshape(images, layers, patches)
+        f_lp = self.modulate(stack, w_lp, self.lpwca.norm)  # Eq. 5
+
+        f_layer = f_lp.mean(2)  # Eq. 6
+        w_l = self.lwca.scores(query, alpha, f_layer)  # Eq. 7
+        smoothed = smooth(w_l, self.kernel_size, self.sigma)
+        w_hat = smoothed.softmax(1)
+        f_hat = (w_hat[:, :, None, None] * f_lp).sum(1)
+        f_semantic = self.lwca.norm(f_hat + f_hat.mean(1, keepdim=True))  # Eq. 10
+
+        w_p = self.pwca.scores(query, alpha, f_semantic)  # Eq. 11-12
+        f_regional = self.modulate(f_semantic, w_p, self.pwca.norm)  # Eq. 13
+        maps = {
+            "alpha": alpha,
+            "lpwca": w_lp,
+            "layer_scores": w_l,
+            "smoothed_scores": smoothed,
+            "layer_weights": w_hat,
+            "pwca": w_p,
+        }
+        return f_regional, maps
