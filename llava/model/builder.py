@@ -1,0 +1,263 @@
+"""``load_pretrained_model``: any LLaVA checkpoint, whole, LoRA or projector only, as (tokenizer, model, processor, length).
+
+What a folder is, its ``config.json`` and ``adapter_config.json`` say. Its name only breaks ties, with a message.
+"""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file
+
+from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
+from llava.errors import UserError
+from llava.model.adapter import read_weights
+from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.language_model.llava_mistral import LlavaMistralConfig, LlavaMistralForCausalLM
+from llava.tokenization import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+# The language model's family -> our classes. "llava" is what LLaVA-1.x wrote before HF took the name for its own class.
+FAMILIES = {
+    "llama": (LlavaConfig, LlavaLlamaForCausalLM),
+    "llava": (LlavaConfig, LlavaLlamaForCausalLM),
+    "llava_llama": (LlavaConfig, LlavaLlamaForCausalLM),
+    "mistral": (LlavaMistralConfig, LlavaMistralForCausalLM),
+    "llava_mistral": (LlavaMistralConfig, LlavaMistralForCausalLM),
+}
+DEFAULT_CONTEXT_LENGTH = 2048
+PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")
+
+
+def find_file(path: str, name: str) -> str | None:
+    """A file of a checkpoint, local or in the hub's cache; None when it has no such file."""
+    return cached_file(
+        path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """A JSON object from a file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder turns out to be."""
+
+    path: str
+    base: str | None
+    config: dict[str, Any]
+    is_multimodal: bool
+    is_lora: bool
+
+    @classmethod
+    def inspect(cls, path: str, base: str | None, name: str) -> "Checkpoint":
+        """Read the folder's own files; UserError when there is no config or a base model is missing."""
+        if not Path(path).exists() and not Path(path).is_absolute() and path.count("/") > 1:
+            raise UserError(f"model folder {path} does not exist; give an existing folder or a hub name (owner/name)")
+        adapter_file = find_file(path, "adapter_config.json")
+        config_file = find_file(path, "config.json")
+        adapter = read_json(adapter_file) if adapter_file else {}
+        if config_file is None and adapter_file is None:
+            raise UserError(f"{path} has no config.json; give the folder of a checkpoint or a hub name (owner/name)")
+        config = read_json(config_file) if config_file else {}
+        is_multimodal = "mm_vision_tower" in config or config.get("model_type", "").startswith("llava")
+        if not is_multimodal and "llava" in name.lower():
+            logger.warning("%s is called a LLaVA, but its config.json describes a text model; loading that", name)
+        if adapter_file and base is None:
+            base = adapter.get("base_model_name_or_path")
+            if base is None:
+                raise UserError(f"{path} is a LoRA adapter; give the model it was trained on with --model-base")
+            logger.warning("%s is a LoRA adapter on %s; loading that as the base", path, base)
+        elif not adapter_file and "lora" in name.lower():
+            logger.warning("%s is called a LoRA, but has no adapter_config.json; loading it as a whole model", name)
+        return cls(path, base, config, is_multimodal, is_lora=bool(adapter_file))
+
+
+def load_config(config: dict[str, Any], path: str) -> tuple[PretrainedConfig, type[PreTrainedModel]]:
+    """Our config object and model class for a multimodal ``config.json``; UserError for a family we do not have."""
+    family = config.get("model_type", "llava")
+    if family not in FAMILIES:
+        raise UserError(f"{path}: model_type {family!r} is not supported; known are {', '.join(sorted(FAMILIES))}")
+    config_class, model_class = FAMILIES[family]
+    return config_class.from_dict({key: value for key, value in config.items() if key != "model_type"}), model_class
+
+
+def load_pretrained_model(
+    model_path: str,
+    model_base: str | None,
+    model_name: str,
+    load_8bit: bool = False,
+    load_4bit: bool = False,
+    device_map: Any = "auto",
+    device: str = "cuda",
+    use_flash_attn: bool = False,
+    **kwargs: Any,
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, Any, int]:
+    """Load a checkpoint for inference.
+
+    Args:
+        model_path: folder or hub name.
+        model_base: the language model under a LoRA or projector-only checkpoint.
+        model_name: usually ``get_model_name_from_path(model_path)``; only used in messages.
+        load_8bit, load_4bit: quantise with bitsandbytes.
+        device_map, device: as in transformers; a ``device`` other than "cuda" wins over ``device_map``.
+        use_flash_attn: FlashAttention 2 instead of SDPA.
+        kwargs: passed to ``from_pretrained`` (``torch_dtype`` or ``dtype`` too; default float16, on a CPU float32).
+
+    Returns:
+        tokenizer, model in evaluation mode, image processor (None for a text model), context length in tokens.
+
+    Raises:
+        UserError: for a folder that is no checkpoint, a missing base model, weights that do not fit.
+        TypeError: for an argument that ``from_pretrained`` does not know.
+    """
+    model_path = str(model_path)
+    if device != "cuda":
+        device_map = {"": device}
+    on_cpu = device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    load_args = {"device_map": device_map, **kwargs}
+    dtype = load_args.pop("torch_dtype", None) or load_args.pop("dtype", None)
+    if load_8bit or load_4bit:
+        load_args["quantization_config"] = _quantization(load_8bit)
+        dtype = dtype or torch.float16
+    load_args["dtype"] = dtype or (torch.float32 if on_cpu else torch.float16)
+    if use_flash_attn:
+        load_args["attn_implementation"] = "flash_attention_2"
+
+    checkpoint = Checkpoint.inspect(model_path, model_base, model_name)
+    tokenizer = load_tokenizer(checkpoint.base or model_path)
+    if not checkpoint.is_multimodal:
+        model = _load_text_model(checkpoint, load_args)
+        return tokenizer, model, None, _context_length(model)
+
+    if checkpoint.is_lora:
+        model = _load_lora(checkpoint, load_args)
+    elif checkpoint.base is not None:
+        model = _load_projector_on_base(checkpoint, load_args)
+    else:
+        config, model_class = load_config(checkpoint.config, model_path)
+        model = _from_pretrained(model_class, model_path, config, load_args)
+    _add_image_tokens(model, tokenizer)
+    tower = model.get_vision_tower()
+    tower.load_model(device_map=None if device_map == "auto" else device_map)
+    tower.to(device=model.device, dtype=load_args["dtype"])
+    model.eval()
+    return tokenizer, model, tower.image_processor, _context_length(model)
+
+
+def _quantization(eight_bit: bool) -> BitsAndBytesConfig:
+    if eight_bit:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_compute_dtype=torch.float16,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_type="nf4",
+    )
+
+
+def _from_pretrained(
+    model_class: type[PreTrainedModel],
+    path: str,
+    config: PretrainedConfig,
+    load_args: dict[str, Any],
+    may_lack: tuple[str, ...] = (),
+) -> PreTrainedModel:
+    """``from_pretrained`` that refuses to leave any weight at random but those whose name holds one of ``may_lack``."""
+    model, info = model_class.from_pretrained(path, config=config, output_loading_info=True, **load_args)
+    lacking = sorted(name for name in info["missing_keys"] if not any(part in name for part in may_lack))
+    if lacking:
+        raise UserError(
+            f"{path} lacks {len(lacking)} of the model's weights, first {lacking[0]!r}; "
+            "is it a whole checkpoint, or does it need --model-base?"
+        )
+    return model
+
+
+def _load_on_base(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedModel:
+    """The base's language model under the checkpoint's config; what the base lacks must be filled by the caller."""
+    base_file = find_file(checkpoint.base, "config.json")
+    if base_file is None:
+        raise UserError(f"base model {checkpoint.base} has no config.json; give a folder of a model or a hub name")
+    base_config = read_json(base_file)
+    config, model_class = load_config(
+        checkpoint.config | {"vocab_size": base_config.get("vocab_size", checkpoint.config.get("vocab_size"))},
+        checkpoint.path,
+    )
+    return _from_pretrained(
+        model_class, checkpoint.base, config, load_args, may_lack=("mm_projector", "image_newline", "vision_tower")
+    )
+
+
+def _fill(model: PreTrainedModel, weights: dict[str, Tensor], source: str) -> None:
+    """Load ``weights`` over the model's; every one must have its place."""
+    for name, value in weights.items():
+        if name.endswith("embed_tokens.weight") and len(value) != model.config.vocab_size:
+            model.resize_token_embeddings(len(value), mean_resizing=False)
+    unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
+    unexpected = [name for name in unexpected if "vision_tower" not in name]
+    if unexpected:
+        raise UserError(f"{source} holds {unexpected[0]!r}, which the model does not have; is it for another base?")
+
+
+def _load_lora(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedModel:
+    from peft import PeftModel
+
+    model = _load_on_base(checkpoint, load_args)
+    trainables = find_file(checkpoint.path, "non_lora_trainables.bin")
+    if trainables is None:
+        raise UserError(f"{checkpoint.path} has no non_lora_trainables.bin; the projector of this LoRA is missing")
+    weights = {name.removeprefix("base_model."): value for name, value in read_weights(trainables).items()}
+    if any(name.startswith("model.model.") for name in weights):
+        weights = {name.removeprefix("model."): value for name, value in weights.items()}
+    _fill(model, weights, trainables)
+    return PeftModel.from_pretrained(model, checkpoint.path).merge_and_unload()
+
+
+def _load_projector_on_base(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedModel:
+    model = _load_on_base(checkpoint, load_args)
+    file = next((found for name in PROJECTOR_FILES if (found := find_file(checkpoint.path, name))), None)
+    if file is None:
+        raise UserError(
+            f"{checkpoint.path} has neither adapter_config.json nor {' nor '.join(PROJECTOR_FILES)}; "
+            "without one of them --model-base makes no sense"
+        )
+    _fill(model, read_weights(file), file)
+    return model
+
+
+def _load_text_model(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.base or checkpoint.path, **load_args)
+    if checkpoint.is_lora:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, checkpoint.path).merge_and_unload()
+    return model.eval()
+
+
+def _add_image_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    config = model.config
+    if getattr(config, "mm_use_im_patch_token", True):
+        tokenizer.add_tokens([DEFAULT_IMAGE_PATCH_TOKEN], special_tokens=True)
+    if getattr(config, "mm_use_im_start_end", False):
+        tokenizer.add_tokens([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN], special_tokens=True)
+    if len(tokenizer) != model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+
+
+def _context_length(model: PreTrainedModel) -> int:
+    return getattr(model.config, "max_sequence_length", None) or DEFAULT_CONTEXT_LENGTH

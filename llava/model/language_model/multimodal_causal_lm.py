@@ -1,0 +1,112 @@
+"""The part of a LLaVA language model that does not depend on which decoder it is."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
+
+
+class MultimodalCausalLM(LlavaMetaForCausalLM):
+    """Mix-in placed before a ``...ForCausalLM`` of transformers whose inner model lives at ``.model``.
+
+    ``forward`` and ``generate`` take ``images`` (and ``image_sizes`` as (width, height) for tiled pictures) beside the
+    usual arguments; ``<image>`` stands in the ids as ``IMAGE_TOKEN_INDEX``.
+    """
+
+    inner_model_class: ClassVar[type[LlavaMetaModel]]
+    # Full fine-tuning saves the frozen tower too; it is read from its own folder instead.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"\.vision_tower\."]
+
+    def __init__(self, config: Any) -> None:
+        # Not the next class's __init__: it would build a text-only inner model first, and throw it away.
+        PreTrainedModel.__init__(self, config)
+        self.model = self.inner_model_class(config)
+        self.vocab_size = config.vocab_size
+        self.pretraining_tp = getattr(config, "pretraining_tp", 1)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_model(self) -> LlavaMetaModel:
+        return self.model
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        images: Tensor | list[Tensor] | None = None,
+        image_sizes: Any = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
+        """Token ids ``[B, S]`` (or embeddings) and pictures -> logits ``[B, S', V]``, and the loss when labels are given."""
+        if inputs_embeds is None:
+            input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
+                self.prepare_inputs_labels_for_multimodal(
+                    input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes
+                )
+            )
+        asked = {
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+            "return_dict": return_dict,
+        }
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            **{name: value for name, value in asked.items() if value is not None},
+            **kwargs,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        images: Tensor | list[Tensor] | None = None,
+        image_sizes: Any = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Continue prompts ``[B, S]``; returns the new tokens only. Rows may be padded on either side if masked.
+
+        All of transformers' generation arguments pass through; ``inputs_embeds`` is refused (NotImplementedError).
+        """
+        if "inputs_embeds" in kwargs:
+            raise NotImplementedError("generate takes token ids and images; `inputs_embeds` is not supported")
+        input_ids = kwargs.pop("input_ids", inputs)
+        position_ids = kwargs.pop("position_ids", None)
+        attention_mask = kwargs.pop("attention_mask", None)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        _, position_ids, attention_mask, _, inputs_embeds, _ = self.prepare_inputs_labels_for_multimodal(
+            input_ids, position_ids, attention_mask, None, None, images, image_sizes, for_generation=True
+        )
+        if inputs_embeds is None:
+            inputs_embeds = self.get_model().embed_tokens(input_ids)
+        if position_ids is not None:
+            kwargs["position_ids"] = position_ids
+        return super().generate(attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, past_key_values: Any = None, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """transformers' own, with ``images`` and ``image_sizes`` carried along when the caller gave them."""
+        pictures = {name: kwargs.pop(name) for name in ("images", "image_sizes") if name in kwargs}
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs
+        )
+        return model_inputs | {name: value for name, value in pictures.items() if value is not None}

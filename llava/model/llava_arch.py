@@ -1,0 +1,263 @@
+"""What makes a language model a LLaVA: pictures through tower and projector into the token sequence.
+
+The way of a sample: pixels -> tower -> layers; token ids -> query embeddings; projector(layers, query) -> image tokens;
+merge -> language model. Training, evaluation, chat and workers all come through here.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from ccra_patch.query import QueryMarkers, select_query
+from torch import Tensor, nn
+
+from llava.constants import (
+    DEFAULT_IM_END_TOKEN,
+    DEFAULT_IM_START_TOKEN,
+    DEFAULT_IMAGE_PATCH_TOKEN,
+    IGNORE_INDEX,
+    IMAGE_TOKEN_INDEX,
+)
+from llava.errors import UserError
+from llava.mm_utils import get_anyres_image_grid_shape
+from llava.model.adapter import read_adapter, rows_of_embeddings
+from llava.model.anyres import arrange_tiles, unpad_image
+from llava.model.merge import ImageSlots, merge
+from llava.model.multimodal_encoder.builder import build_vision_tower
+from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_projector.builder import build_vision_projector
+from llava.model.multimodal_projector.registry import find_projector, setting_names
+
+__all__ = ["LlavaMetaForCausalLM", "LlavaMetaModel", "unpad_image"]
+
+logger = logging.getLogger(__name__)
+
+
+class LlavaMetaModel:
+    """Mix-in of the inner model: holds the vision tower, the projector and, for ``unpad``, the newline embedding."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        if hasattr(config, "mm_vision_tower"):
+            self.vision_tower = build_vision_tower(config, delay_load=True)
+            self.mm_projector = build_vision_projector(config)
+            if "unpad" in getattr(config, "mm_patch_merge_type", "flat"):
+                self.image_newline = nn.Parameter(torch.empty(config.hidden_size, dtype=self.dtype))
+
+    def get_vision_tower(self) -> CLIPVisionTower | None:
+        """The tower, or None for a text-only model. Under FSDP it is kept in a list, out of the wrapper's sight."""
+        tower = getattr(self, "vision_tower", None)
+        return tower[0] if isinstance(tower, list) else tower
+
+    def initialize_vision_modules(self, model_args: Any, fsdp: Any = None) -> None:
+        """Bring in tower and projector as the training flags say, record them in the config, load an adapter.
+
+        Raises UserError for an unknown projector type or tower, contradictory settings, and an adapter that does not fit.
+        """
+        config = self.config
+        if self.get_vision_tower() is None:
+            tower = build_vision_tower(model_args)
+            self.vision_tower = [tower] if fsdp else tower
+        else:
+            tower = self.get_vision_tower()
+            tower.load_model()
+
+        before = self._projector_settings()
+        config.mm_vision_tower = model_args.vision_tower
+        config.use_mm_proj = True
+        config.mm_projector_type = getattr(model_args, "mm_projector_type", "linear")
+        config.mm_hidden_size = tower.hidden_size
+        config.mm_vision_select_layer = model_args.mm_vision_select_layer
+        config.mm_vision_select_feature = model_args.mm_vision_select_feature
+        config.mm_patch_merge_type = model_args.mm_patch_merge_type
+        spec = find_projector(config.mm_projector_type)
+        for name in setting_names(spec):
+            setattr(config, name, getattr(model_args, name))
+
+        state = read_adapter(model_args.pretrain_mm_mlp_adapter) if model_args.pretrain_mm_mlp_adapter else None
+        old = getattr(self, "mm_projector", None)
+        if old is None or self._projector_settings() != before:
+            if state is None and old is not None:
+                state = dict(old.state_dict())  # a whole LLaVA is its own adapter
+            self.mm_projector = build_vision_projector(config).to(dtype=self.dtype, device=self.device)
+        if "unpad" in config.mm_patch_merge_type and getattr(self, "image_newline", None) is None:
+            scale = config.hidden_size**-0.5
+            self.image_newline = nn.Parameter(torch.randn(config.hidden_size, dtype=self.dtype) * scale)
+        # LoRA froze everything that stood when it wrapped the model.
+        self.mm_projector.requires_grad_(True)
+        if getattr(self, "image_newline", None) is not None:
+            self.image_newline.requires_grad_(True)
+        if state is not None:
+            spec.load_adapter(self.mm_projector, state)
+
+    def _projector_settings(self) -> dict[str, Any]:
+        """The part of the config that decides what the projector is; empty for a text model."""
+        projector_type = getattr(self.config, "mm_projector_type", None)
+        if projector_type is None:
+            return {}
+        names = ("mm_projector_type", "mm_hidden_size", *setting_names(find_projector(projector_type)))
+        return {name: getattr(self.config, name, None) for name in names}
+
+
+class LlavaMetaForCausalLM(ABC):
+    """Mix-in of the causal language model: pictures and token ids in, embeddings out."""
+
+    @abstractmethod
+    def get_model(self) -> LlavaMetaModel:
+        """The inner model."""
+
+    def get_vision_tower(self) -> CLIPVisionTower | None:
+        return self.get_model().get_vision_tower()
+
+    def encode_images(self, images: Tensor, query: Tensor | None = None, query_mask: Tensor | None = None) -> Tensor:
+        """Pictures ``[B, 3, H, W]`` -> image tokens ``[B, N, D]``; the projector is passed exactly what it needs.
+
+        ``query [B, T, D]`` and ``query_mask [B, T]`` belong to each picture's sample. A projector that reads the
+        question gives its answer to an empty one when they are not given.
+        """
+        projector = self.get_model().mm_projector
+        tower = self.get_vision_tower()
+        needs = projector.needs
+        dtype = next((parameter.dtype for parameter in projector.parameters()), images.dtype)
+        if not needs.layers:
+            return projector(tower(images).to(dtype))
+        features, layers = tower.forward_layers(images, needs.layers)
+        extra = {}
+        if needs.query is not None:
+            if query is None:
+                query = features.new_zeros(len(features), 1, self.config.hidden_size)
+                query_mask = torch.zeros(len(features), 1, dtype=torch.bool, device=features.device)
+            extra = {"query": query.to(dtype), "query_mask": query_mask}
+        return projector(features.to(dtype), layers.to(dtype), **extra)
+
+    def _image_tokens(
+        self, images: Tensor | list[Tensor], image_sizes: Any, query: tuple[Tensor, Tensor] | None, samples: Tensor
+    ) -> list[Tensor]:
+        """One block of tokens ``[n_i, D]`` for each picture of the batch; ``samples`` names each picture's row.
+
+        A 4-D tensor is one picture a row. A list, or a 5-D tensor, holds tiles ``[P, 3, H, W]`` of each picture.
+        """
+        tiled = isinstance(images, list) or images.ndim == 5
+        pictures = [image if image.ndim == 4 else image.unsqueeze(0) for image in images]
+        tiles = [len(picture) for picture in pictures]
+        query_args: tuple[Tensor, ...] = ()
+        if query is not None:
+            rows = samples.clamp(min=0).repeat_interleave(torch.tensor(tiles, device=samples.device))
+            query_args = (query[0][rows], query[1][rows])
+        # Every tile of every picture in one call; they all have the processor's size.
+        features = self.encode_images(torch.cat(pictures), *query_args)
+        if not tiled:
+            return list(features)
+        return [self._arrange(part, image_sizes, i) for i, part in enumerate(features.split(tiles))]
+
+    def _arrange(self, features: Tensor, image_sizes: Any, index: int) -> Tensor:
+        """Tiles of picture ``index``, ``[P, N, D]``, as one row of tokens, as ``mm_patch_merge_type`` says."""
+        config, tower = self.config, self.get_vision_tower()
+        merge_type = getattr(config, "mm_patch_merge_type", "flat")
+        if merge_type == "flat":
+            return features.flatten(0, 1)
+        if not merge_type.startswith("spatial"):
+            raise UserError(f"mm_patch_merge_type is {merge_type!r}; it must be flat, spatial or spatial_unpad")
+        newline = self.get_model().image_newline if "unpad" in merge_type else None
+        if len(features) == 1:
+            return arrange_tiles(features, (1, 1), tower.num_patches_per_side, (1, 1), newline)
+        if config.image_aspect_ratio != "anyres":
+            raise NotImplementedError(
+                f"mm_patch_merge_type {merge_type} with image_aspect_ratio {config.image_aspect_ratio}: tiles need anyres"
+            )
+        size = tuple(image_sizes[index])
+        grid = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, tower.config.image_size)
+        return arrange_tiles(features, grid, tower.num_patches_per_side, size, newline)
+
+    def _query(self, input_ids: Tensor, valid: Tensor, token_embeds: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The question's embeddings ``[B, T, D]`` and mask ``[B, T]``, when the projector asks for them."""
+        mode = self.get_model().mm_projector.needs.query
+        if mode is None:
+            return None
+        markers = getattr(self.config, "mm_query_markers", None)
+        if markers is None:
+            raise UserError(
+                f"projector {self.config.mm_projector_type} reads the question, but config.json has no mm_query_markers; "
+                "train with this project's train.py, which writes them"
+            )
+        chosen = select_query(input_ids, valid, QueryMarkers.from_dict(markers), mode)
+        length = max(int(chosen.sum(dim=1).max()), 1)
+        # A stable sort moves the chosen tokens to the front in their order.
+        order = torch.argsort(~chosen, dim=1, stable=True)[:, :length]
+        rows = torch.arange(len(order), device=order.device).unsqueeze(1)
+        return token_embeds[rows, order], chosen[rows, order]
+
+    def prepare_inputs_labels_for_multimodal(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        past_key_values: Any,
+        labels: Tensor | None,
+        images: Tensor | list[Tensor] | None,
+        image_sizes: Any = None,
+        *,
+        for_generation: bool = False,
+    ) -> tuple[Any, Any, Any, Any, Any, Any]:
+        """Token ids ``[B, S]`` and pictures -> (ids, position_ids, attention_mask, past, inputs_embeds, labels).
+
+        With pictures, ids are None and ``inputs_embeds`` is ``[B, S', D]``; without pictures (or in the middle of
+        decoding) everything returns unchanged. What the caller gave as None comes back as None.
+
+        ``for_generation`` pads on the left and never cuts the prompt: the tokens to predict follow the last column,
+        and what a cut would lose is the end of the question.
+
+        Raises IndexError when there are fewer images than the samples use up.
+        """
+        decoding = past_key_values is not None and input_ids.shape[1] == 1
+        if self.get_vision_tower() is None or images is None or decoding:
+            return input_ids, position_ids, attention_mask, past_key_values, None, labels
+
+        valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        token_embeds = self.get_model().embed_tokens(input_ids.clamp(min=0))
+        slots = ImageSlots.assign(valid & (input_ids == IMAGE_TOKEN_INDEX), len(images))
+        query = self._query(input_ids, valid, token_embeds)
+        merged = merge(
+            token_embeds,
+            input_ids,
+            valid,
+            torch.full_like(input_ids, IGNORE_INDEX) if labels is None else labels,
+            self._image_tokens(images, image_sizes, query, slots.sample_of_block),
+            slots,
+            max_length=None if for_generation else getattr(self.config, "tokenizer_model_max_length", None),
+            padding_side="left" if for_generation else getattr(self.config, "tokenizer_padding_side", "right"),
+        )
+        return (
+            None,
+            None if position_ids is None else merged.position_ids,
+            None if attention_mask is None else merged.valid.to(attention_mask.dtype),
+            past_key_values,
+            merged.inputs_embeds,
+            None if labels is None else merged.labels,
+        )
+
+    def initialize_vision_tokenizer(self, model_args: Any, tokenizer: Any) -> None:
+        """Add the image tokens that the flags ask for; new rows start at the mean of the old ones.
+
+        With ``mm_use_im_start_end`` an adapter file also carries the rows of the two tokens (or the whole embedding).
+        """
+        if model_args.mm_use_im_patch_token:
+            tokenizer.add_tokens([DEFAULT_IMAGE_PATCH_TOKEN], special_tokens=True)
+            self.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        if model_args.mm_use_im_start_end:
+            num_new = tokenizer.add_tokens([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN], special_tokens=True)
+            self.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            embeddings = (self.get_input_embeddings().weight.data, self.get_output_embeddings().weight.data)
+            if num_new:
+                for weight in embeddings:
+                    weight[-num_new:] = weight[:-num_new].mean(dim=0, keepdim=True)
+            if model_args.tune_mm_mlp_adapter:
+                self.get_input_embeddings().requires_grad_(True)
+                self.get_output_embeddings().requires_grad_(False)
+            if model_args.pretrain_mm_mlp_adapter and num_new:
+                rows = rows_of_embeddings(model_args.pretrain_mm_mlp_adapter, embeddings[0].shape[0], num_new)
+                embeddings[0][-num_new:] = rows.to(embeddings[0])
+        elif model_args.mm_use_im_patch_token and model_args.tune_mm_mlp_adapter:
+            self.get_input_embeddings().requires_grad_(False)
+            self.get_output_embeddings().requires_grad_(False)

@@ -1,0 +1,109 @@
+"""The door between ``llava`` and projectors: names, what they build, and what each asks for.
+
+A projector turns vision features into tokens of the language model. LLaVA's own (``linear``, ``mlp2x_gelu``) read one
+layer of the vision tower. Others read several layers, or several layers and the question. Each says so in a
+:class:`Needs`, and the model passes exactly that, so that no projector's name appears anywhere else in ``llava``.
+
+Adding one is one file with a builder and one :func:`register_projector` line.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from llava.errors import UserError
+
+Layers = tuple[int, ...] | Literal["all"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a projector's ``forward`` takes beside the selected layer's features ``[B, N, d]``.
+
+    layers: indices into the tower's ``hidden_states`` (0 = embeddings), or "all" encoder blocks, stacked to
+        ``[B, L, N, d]`` and passed as ``layers``; empty = not passed.
+    query: which human turns of the prompt ("human", "first", "last") are passed as ``query [B, T, D]`` and
+        ``query_mask [B, T]``; None = not passed.
+    """
+
+    layers: Layers = ()
+    query: str | None = None
+
+
+SELECTED_LAYER_ONLY = Needs()
+
+Builder = Callable[[Any], nn.Module]
+AdapterLoader = Callable[[nn.Module, Mapping[str, Tensor]], None]
+
+
+def load_exactly(projector: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load an adapter of the projector's own type; raise UserError for the first key that does not fit."""
+    own = projector.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        if name not in state:
+            raise UserError(f"the adapter lacks {name!r}; it was saved from another mm_projector_type")
+        if name not in own:
+            raise UserError(f"the adapter holds {name!r}, which this projector does not have; check mm_projector_type")
+    projector.load_state_dict(dict(state), strict=True)
+
+
+@dataclass(frozen=True)
+class ProjectorSpec:
+    """One registered projector type; ``settings`` is the dataclass whose fields are its flags and config keys."""
+
+    name: str
+    build: Builder
+    needs: Callable[[Any], Needs]
+    settings: type | None
+    load_adapter: AdapterLoader
+    pattern: re.Pattern[str] | None
+
+
+_specs: dict[str, ProjectorSpec] = {}
+
+
+def register_projector(
+    name: str,
+    build: Builder,
+    *,
+    needs: Callable[[Any], Needs] = lambda config: SELECTED_LAYER_ONLY,
+    settings: type | None = None,
+    load_adapter: AdapterLoader = load_exactly,
+    pattern: str | None = None,
+) -> None:
+    """Make ``mm_projector_type=name`` mean ``build(config)``.
+
+    With ``pattern`` every type that matches the whole regular expression is meant, and ``name`` only describes it.
+    Raises ValueError when the name is taken.
+    """
+    if name in _specs:
+        raise ValueError(
+            f"projector type {name!r} is registered twice: by {_specs[name].build.__module__} and {build.__module__}"
+        )
+    _specs[name] = ProjectorSpec(name, build, needs, settings, load_adapter, re.compile(pattern) if pattern else None)
+
+
+def registered_projectors() -> tuple[ProjectorSpec, ...]:
+    """All projector types, in order of registration."""
+    return tuple(_specs.values())
+
+
+def setting_names(spec: ProjectorSpec) -> tuple[str, ...]:
+    """The flags and config keys of a projector type."""
+    return tuple(f.name for f in fields(spec.settings)) if spec.settings is not None else ()
+
+
+def find_projector(projector_type: str) -> ProjectorSpec:
+    """The spec behind an ``mm_projector_type``; UserError with the known names and the nearest one otherwise."""
+    if projector_type in _specs and _specs[projector_type].pattern is None:
+        return _specs[projector_type]
+    for spec in _specs.values():
+        if spec.pattern and spec.pattern.fullmatch(projector_type):
+            return spec
+    nearest = difflib.get_close_matches(projector_type, _specs, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise UserError(f"Unknown projector type: {projector_type} (known: {', '.join(_specs)}){hint}")

@@ -1,0 +1,181 @@
+"""Every flag of training: upstream's three groups, flags that transformers 5 dropped, and those of the projectors."""
+
+import os
+import sys
+from dataclasses import dataclass, field, fields
+from typing import ClassVar
+
+import torch
+import transformers
+from transformers import HfArgumentParser
+
+from ccra_patch.settings import CCRASettings
+from llava.errors import UserError
+from llava.model.multimodal_projector.registry import find_projector, registered_projectors
+
+
+@dataclass
+class ModelArguments(CCRASettings):
+    """Which language model, tower and projector; the projectors' own settings are inherited."""
+
+    model_name_or_path: str | None = field(
+        default="facebook/opt-125m", metadata={"help": "Language model or LLaVA checkpoint: folder or hub name."}
+    )
+    version: str | None = field(default="v0", metadata={"help": "Conversation template, a key of conv_templates."})
+    freeze_backbone: bool = field(default=False, metadata={"help": "Freeze the language model's inner model."})
+    tune_mm_mlp_adapter: bool = field(default=False, metadata={"help": "Stage 1: train nothing but the projector."})
+    vision_tower: str | None = field(default=None, metadata={"help": "CLIP folder or hub name; none = text only."})
+    mm_vision_select_layer: int | None = field(
+        default=-1, metadata={"help": "Hidden state of the tower that the projector reads; negative from the end."}
+    )
+    pretrain_mm_mlp_adapter: str | None = field(
+        default=None, metadata={"help": "mm_projector file to start the projector from."}
+    )
+    mm_projector_type: str | None = field(default="linear", metadata={"help": "A registered projector type."})
+    mm_use_im_start_end: bool = field(default=False, metadata={"help": "Put <im_start>, <im_end> around pictures."})
+    mm_use_im_patch_token: bool = field(default=True, metadata={"help": "Add <im_patch> to the vocabulary."})
+    mm_patch_merge_type: str | None = field(default="flat", metadata={"help": "flat, spatial or spatial_unpad."})
+    mm_vision_select_feature: str | None = field(
+        default="patch", metadata={"help": "patch drops the class token, cls_patch keeps it."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which samples and pictures. ``image_processor`` and ``mm_use_im_start_end`` are added once the tower stands."""
+
+    data_path: str = field(default=None, metadata={"help": "JSON list of samples."})
+    lazy_preprocess: bool = field(default=False, metadata={"help": "Accepted for upstream's scripts; always lazy."})
+    is_multimodal: bool = field(default=False, metadata={"help": "Set by --vision_tower."})
+    image_folder: str | None = field(default=None, metadata={"help": "Root of the samples' image paths."})
+    image_aspect_ratio: str = field(default="square", metadata={"help": "square (crop), pad, or anyres (tiles)."})
+    image_grid_pinpoints: str | None = field(
+        default=None, metadata={"help": "Tile resolutions for anyres, such as '[[336,672],[672,336]]'."}
+    )
+    bad_image_policy: str = field(
+        default="fail", metadata={"help": "A picture that is missing or broken: fail, or skip (dropped and counted)."}
+    )
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """transformers' arguments, upstream's additions, and old spellings that transformers 5 no longer knows."""
+
+    cache_dir: str | None = field(default=None)
+    optim: str = field(default="adamw_torch")
+    remove_unused_columns: bool = field(default=False)
+    freeze_mm_mlp_adapter: bool = field(default=False, metadata={"help": "Do not train the projector."})
+    mpt_attn_impl: str | None = field(default="triton")
+    model_max_length: int = field(default=512, metadata={"help": "Longest sequence; right padded, possibly cut."})
+    double_quant: bool = field(default=True, metadata={"help": "Quantise the quantisation constants (4 bit)."})
+    quant_type: str = field(default="nf4", metadata={"help": "nf4 or fp4."})
+    bits: int = field(default=16, metadata={"help": "4 or 8: load the model with bitsandbytes."})
+    lora_enable: bool = False
+    lora_r: int = 64
+    lora_alpha: int = 16
+    lora_dropout: float = 0.05
+    lora_weight_path: str = field(default="", metadata={"help": "Accepted for upstream's scripts; unused there too."})
+    lora_bias: str = field(default="none", metadata={"help": "none, all or lora_only."})
+    mm_projector_lr: float | None = field(default=None, metadata={"help": "Learning rate of the projector alone."})
+    group_by_modality_length: bool = field(
+        default=False, metadata={"help": "Batches of one modality and of similar length."}
+    )
+
+    # Spellings of transformers 4. ``None`` or False means not given.
+    evaluation_strategy: str | None = field(default=None, metadata={"help": "Old name of --eval_strategy."})
+    warmup_ratio: float | None = field(default=None, metadata={"help": "Warm-up as a share of all steps."})
+    group_by_length: bool = field(default=False, metadata={"help": "--train_sampling_strategy group_by_length."})
+    no_cuda: bool = field(default=False, metadata={"help": "Old name of --use_cpu."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Start over in an output folder that holds another run."}
+    )
+    save_safetensors: bool = field(default=True, metadata={"help": "Weights are always saved as safetensors."})
+    logging_dir: str | None = field(default=None, metadata={"help": "TensorBoard folder."})
+
+    _ALIASES: ClassVar[dict[str, str]] = {"evaluation_strategy": "eval_strategy", "warmup_ratio": "warmup_steps"}
+
+    def __post_init__(self) -> None:
+        for old, new in self._ALIASES.items():
+            if getattr(self, old) is not None:
+                setattr(self, new, getattr(self, old))
+        if self.group_by_length:
+            self.train_sampling_strategy = "group_by_length"
+        if self.logging_dir is not None:
+            os.environ.setdefault("TENSORBOARD_LOGGING_DIR", self.logging_dir)
+        if self.gradient_checkpointing is not None and hasattr(self, "activation_checkpointing"):
+            self.activation_checkpointing, self.gradient_checkpointing = self.gradient_checkpointing, None
+        if self.no_cuda or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+            self.use_cpu = True
+        if self.use_cpu:
+            self.tf32 = None  # a matter of NVIDIA's tensor cores; upstream's scripts always ask for it
+        super().__post_init__()
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched != self.world_size:
+            raise UserError(
+                f"the launcher started {launched} processes, but training sees {self.world_size}: each would train a "
+                "model of its own; add --use_cpu True on a machine without GPU, or start as many processes as GPUs"
+            )
+
+
+def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """Parse the command line; UserError for unknown flags and for flags that contradict each other."""
+    import ccra_patch.register  # noqa: F401  (its settings are checked below)
+
+    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
+    try:
+        model_args, data_args, training_args, unknown = parser.parse_args_into_dataclasses(
+            argv if argv is not None else sys.argv[1:], return_remaining_strings=True
+        )
+    except ValueError as error:
+        raise UserError(str(error).splitlines()[0]) from error
+    if unknown:
+        raise UserError(f"unknown arguments {' '.join(unknown)}; flags are spelled with underscores, see --help")
+    _check(model_args, data_args, training_args)
+    return model_args, data_args, training_args
+
+
+def _check(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
+    """Refuse what cannot work before anything is loaded."""
+    if data_args.data_path is None:
+        raise UserError("--data_path is missing; give the JSON list of training samples")
+    if training_args.output_dir is None:
+        raise UserError("--output_dir is missing; give the folder that the run may write to")
+    if data_args.bad_image_policy not in ("fail", "skip"):
+        raise UserError(f"--bad_image_policy is {data_args.bad_image_policy!r}; it must be fail or skip")
+    if training_args.lora_bias not in ("none", "all", "lora_only"):
+        raise UserError(f"--lora_bias is {training_args.lora_bias!r}; it must be none, all or lora_only")
+    if training_args.bits not in (4, 8, 16):
+        raise UserError(f"--bits is {training_args.bits}; it must be 4, 8 or 16 (16 = not quantised)")
+    if training_args.lora_enable and model_args.tune_mm_mlp_adapter:
+        raise UserError(
+            "--lora_enable and --tune_mm_mlp_adapter contradict each other: stage 1 trains nothing but the projector"
+        )
+    if training_args.freeze_mm_mlp_adapter and model_args.tune_mm_mlp_adapter:
+        raise UserError("--tune_mm_mlp_adapter and --freeze_mm_mlp_adapter leave nothing to train; drop one of them")
+    if model_args.vision_tower is None:
+        for name in ("tune_mm_mlp_adapter", "pretrain_mm_mlp_adapter"):
+            if getattr(model_args, name):
+                raise UserError(f"--{name} needs --vision_tower: without it the model is text only")
+        return
+    _check_projector_settings(model_args)
+
+
+def _check_projector_settings(model_args: ModelArguments) -> None:
+    """The chosen projector's settings must be valid, and no other projector's setting may be given."""
+    chosen = find_projector(model_args.mm_projector_type)
+    for spec in registered_projectors():
+        if spec.settings is None:
+            continue
+        given = {f.name: getattr(model_args, f.name) for f in fields(spec.settings)}
+        if spec is chosen:
+            try:
+                spec.settings(**given).validate()
+            except ValueError as error:
+                raise UserError(str(error)) from error
+            continue
+        for f in fields(spec.settings):
+            if given[f.name] != f.default:
+                raise UserError(
+                    f"--{f.name} {given[f.name]} belongs to projector {spec.name}, but --mm_projector_type is "
+                    f"{model_args.mm_projector_type}; drop one of them"
+                )
