@@ -9,6 +9,7 @@
       gqa/llava_gqa_testdev_{balanced,all}.jsonl    what the answering driver reads
       gqa/data/testdev_{balanced,all}_questions.json  what the evaluator reads
       gqa/data/images/<n>.png
+      gqa/data/blank_images/<n>.png                 white ones, for what a model answers without looking
 
 ``all`` is the whole official test split, ``balanced`` a fixed sample of it. Nothing of the test split is in the
 training files.
@@ -231,7 +232,7 @@ def copy_pictures(split: str, folder: Path) -> None:
 
 
 def write_blank_pictures(folder: Path, like: Path) -> None:
-    """White pictures with the names and sizes of those in ``like``: what a model knows without looking."""
+    """White pictures with the names and sizes of those in ``like``."""
     folder.mkdir(parents=True)
     for picture in sorted(like.glob("*.png")):
         with Image.open(picture) as original:
@@ -239,7 +240,7 @@ def write_blank_pictures(folder: Path, like: Path) -> None:
 
 
 def convert(folder: Path, recipe: Recipe) -> None:
-    """Write the tree of the module's docstring into the existing, empty ``folder``, and blank test pictures beside it."""
+    """Write the tree of the module's docstring into the empty ``folder``."""
     copy_pictures("train", folder / "images" / "train")
     copy_pictures("test", folder / "images" / "test")
     copy_pictures("test", folder / "gqa" / "data" / "images")

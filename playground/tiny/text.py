@@ -1,4 +1,4 @@
-"""The train split as text that a language model reads: the dialogues in Vicuna's prompt, without pictures, and captions."""
+"""The train split as text for a language model: dialogues in Vicuna's prompt without their pictures, and captions."""
 
 import json
 from pathlib import Path
