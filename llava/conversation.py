@@ -331,20 +331,25 @@ conv_llava_plain = Conversation(
 default_conversation = conv_vicuna_v1
 
 conv_templates = {
-    "default": conv_vicuna_v0,
-    "v0": conv_vicuna_v0,
-    "v1": conv_vicuna_v1,
+    # two separators: Vicuna v1.1 and later, all LLaVA-1.5 checkpoints
     "vicuna_v1": conv_vicuna_v1,
-    "llama_2": conv_llama_2,
-    "mistral_instruct": conv_mistral_instruct,
-    "chatml_direct": conv_chatml_direct,
-    "mistral_direct": conv_chatml_direct,
-    "plain": conv_llava_plain,
-    "v0_plain": conv_llava_plain,
-    "llava_v0": conv_llava_v0,
-    "v0_mmtag": conv_llava_v0_mmtag,
+    "v1": conv_vicuna_v1,
     "llava_v1": conv_llava_v1,
     "v1_mmtag": conv_llava_v1_mmtag,
+    # one separator: Vicuna v0
+    "default": conv_vicuna_v0,
+    "v0": conv_vicuna_v0,
+    "llava_v0": conv_llava_v0,
+    "v0_mmtag": conv_llava_v0_mmtag,
+    # [INST] blocks
+    "llama_2": conv_llama_2,
     "llava_llama_2": conv_llava_llama_2,
+    "mistral_instruct": conv_mistral_instruct,
+    # ChatML
     "mpt": conv_mpt,
+    "chatml_direct": conv_chatml_direct,
+    "mistral_direct": conv_chatml_direct,
+    # stage 1: caption only
+    "plain": conv_llava_plain,
+    "v0_plain": conv_llava_plain,
 }

@@ -53,7 +53,7 @@ def query_markers(conv: Conversation, tokenizer: PreTrainedTokenizerBase) -> Que
 
 
 def _ids_touching(marker: Span, ids: list[int], spans: list[Span]) -> tuple[int, ...]:
-    # An id that joins the question's last sign to the marker counts as marker: the rest of it may be no marker by itself.
+    # An id that joins the question's last sign to the marker counts as marker: without it the rest may be ambiguous.
     return tuple(
         i for i, (start, end) in zip(ids, spans, strict=True) if start < end and start < marker[1] and end > marker[0]
     )
