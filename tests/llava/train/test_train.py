@@ -1,0 +1,204 @@
+"""Whole runs of ``train()``: upstream's losses step by step, files written, resumption, refusals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from llava import conversation
+from llava.errors import UserError
+from llava.train import train as train_module
+from llava.train.checkpoint import NON_LORA_FILE, PROJECTOR_BIN, PROJECTOR_SAFETENSORS
+from llava.train.llava_trainer import LLaVATrainer
+from llava.train.train import train
+from safetensors import safe_open
+
+
+@pytest.fixture(autouse=True)
+def default_template(monkeypatch):
+    """``--version`` changes a module's variable; put it back after each run."""
+    monkeypatch.setattr(conversation, "default_conversation", conversation.default_conversation)
+
+
+@pytest.fixture
+def run(goldens, assets, tmp_path):
+    """Call ``train()`` with the arguments that a golden run had; keyword arguments replace or add flags."""
+
+    def start(recorded: str, **changes) -> Path:
+        argv = json.loads((goldens / "train" / f"{recorded}.json").read_text())["argv"]
+        flags = dict(zip(argv[::2], argv[1::2], strict=True))
+        if "--pretrain_mm_mlp_adapter" in flags:
+            flags["--pretrain_mm_mlp_adapter"] = str(initial_projector(goldens, recorded, tmp_path))
+        flags["--output_dir"] = str(tmp_path / "out")
+        flags |= {f"--{name}": str(value) for name, value in changes.items()}
+        argv = [part for pair in flags.items() for part in pair]
+        argv = [a.replace("@GOLDENS@/assets", str(assets)).replace("@GOLDENS@", str(goldens)) for a in argv]
+        train(attn_implementation="sdpa", argv=argv)
+        return Path(flags["--output_dir"])
+
+    return start
+
+
+def initial_weights(goldens, recorded):
+    arrays = np.load(goldens / "train" / f"{recorded}_init.npz")
+    return {name: torch.from_numpy(arrays[name]) for name in arrays}
+
+
+def initial_projector(goldens, recorded, folder):
+    path = folder / "init_projector.bin"
+    state = {n.removeprefix("base_model.model."): v for n, v in initial_weights(goldens, recorded).items()}
+    torch.save({name: value for name, value in state.items() if "mm_projector" in name}, path)
+    return path
+
+
+@pytest.fixture
+def recording(monkeypatch):
+    """Record every training step's loss, and the trainer itself."""
+    seen = {"losses": [], "trainers": []}
+    step = LLaVATrainer.training_step
+    built = LLaVATrainer.__init__
+
+    def training_step(self, *args, **kwargs):
+        loss = step(self, *args, **kwargs)
+        seen["losses"].append(loss.item())
+        return loss
+
+    def init(self, *args, **kwargs):
+        built(self, *args, **kwargs)
+        seen["trainers"].append(self)
+
+    monkeypatch.setattr(LLaVATrainer, "training_step", training_step)
+    monkeypatch.setattr(LLaVATrainer, "__init__", init)
+    return seen
+
+
+@pytest.mark.parametrize("recorded", ["pretrain_fp32tower", "finetune_fp32tower", "lora"])
+def test_losses_are_upstreams(recorded, run, recording, goldens, monkeypatch):
+    golden = json.loads((goldens / "train" / f"{recorded}.json").read_text())
+    order = [index for batch in golden["micro_batches"] for index in batch["indices"]]
+    monkeypatch.setattr(LLaVATrainer, "_get_train_sampler", lambda self, dataset=None: order)
+    recorded_init = LLaVATrainer.__init__
+
+    def with_recorded_weights(self, *args, **kwargs):
+        recorded_init(self, *args, **kwargs)
+        missing, unexpected = self.model.load_state_dict(initial_weights(goldens, recorded), strict=False)
+        assert not unexpected
+
+    monkeypatch.setattr(LLaVATrainer, "__init__", with_recorded_weights)
+    run(recorded, num_train_epochs=1)
+
+    expected = [batch["loss_returned_by_training_step"] for batch in golden["micro_batches"]]
+    # LoRA: upstream's run had its tower in fp16.
+    assert recording["losses"] == pytest.approx(expected, abs=2e-3 if recorded == "lora" else 1e-4)
+    (trainer,) = recording["trainers"]
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    assert [n for n, p in trainer.model.named_parameters() if p.requires_grad] == golden["trainable_params"]
+    groups = trainer.optimizer.optimizer.param_groups
+    assert [len(group["params"]) for group in groups] == [g["n_params"] for g in golden["optimizer"]["groups"]]
+    for group, theirs in zip(groups, golden["optimizer"]["groups"], strict=True):
+        assert [names[id(parameter)] for parameter in group["params"]] == theirs["names_head"]
+        assert group["initial_lr"] == theirs["lr"]
+    for name, (total, norm) in golden["final_param_stats"].items():
+        weight = dict(trainer.model.named_parameters())[name]
+        assert weight.double().norm().item() == pytest.approx(norm, rel=1e-3), name
+    config = trainer.model.config.to_dict()
+    ours = {key: config.get(key) for key in golden["config_after_setup"] if key.startswith(("mm_", "tokenizer_", "image"))}
+    theirs = {key: golden["config_after_setup"][key] for key in ours}
+    theirs["mm_vision_tower"] = config["mm_vision_tower"]
+    assert ours == theirs
+
+
+def test_stage_one_writes_the_projector_alone(run):
+    out = run("pretrain_fp32tower", max_steps=2, save_steps=1)
+    assert {"config.json", PROJECTOR_BIN, PROJECTOR_SAFETENSORS, "trainer_state.json", "run.json"} <= {
+        p.name for p in out.iterdir()
+    }
+    assert not list(out.glob("model*"))
+    state = torch.load(out / PROJECTOR_BIN, weights_only=True)
+    assert {name: list(v.shape) for name, v in state.items()} == {
+        "model.mm_projector.0.weight": [64, 32],
+        "model.mm_projector.0.bias": [64],
+        "model.mm_projector.2.weight": [64, 64],
+        "model.mm_projector.2.bias": [64],
+    }
+    with safe_open(out / PROJECTOR_SAFETENSORS, "pt") as file:
+        metadata = file.metadata()
+        assert torch.equal(file.get_tensor("model.mm_projector.0.weight"), state["model.mm_projector.0.weight"])
+    assert metadata["mm_projector_type"] == "mlp2x_gelu" and metadata["step"] == "2"
+    assert json.loads(metadata["config"])["mm_hidden_size"] == 32
+    record = json.loads((out / "run.json").read_text())
+    assert record["seed"] == 42 and record["settings"]["learning_rate"] == 0.01 and record["versions"]["torch"]
+
+
+@pytest.mark.parametrize("recorded", ["pretrain_fp32tower", "finetune_fp32tower", "lora"])
+def test_a_killed_run_resumes_to_the_same_losses_and_weights(recorded, run, recording, tmp_path, monkeypatch):
+    """Six steps in one go equal three, a kill, and three more."""
+    whole = run(recorded, max_steps=6, save_steps=3, output_dir=tmp_path / "whole")
+    losses, recording["losses"][:] = list(recording["losses"]), []
+    trained = {n: p.detach().clone() for n, p in recording["trainers"][-1].model.named_parameters()}
+
+    step = LLaVATrainer.training_step
+
+    def killed_after_three(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LLaVATrainer, "training_step", killed_after_three)
+        run(recorded, max_steps=6, save_steps=3)
+    (tmp_path / "out" / "checkpoint-5").mkdir()  # what a kill in the middle of a save leaves
+    out = run(recorded, max_steps=6, save_steps=3)
+
+    assert recording["losses"] == pytest.approx(losses, abs=1e-6)
+    assert len(recording["losses"]) == 6
+    for name, parameter in recording["trainers"][-1].model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), trained[name], rtol=0, atol=1e-6, msg=name)
+    assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()} | {"checkpoint-5"}
+
+
+def test_another_configuration_does_not_get_into_the_folder(run, tmp_path):
+    out = run("pretrain_fp32tower", max_steps=1)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    with pytest.raises(UserError, match=r"holds another run: learning_rate differ .*0\.01.*0\.5.*another folder"):
+        run("pretrain_fp32tower", max_steps=1, learning_rate=0.5)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+    run("pretrain_fp32tower", max_steps=1, learning_rate=0.5, overwrite_output_dir=True)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "model.safetensors").write_bytes(b"weights")
+    with pytest.raises(UserError, match=r"holds model\.safetensors of a run without run\.json"):
+        run("pretrain_fp32tower", output_dir=foreign)
+    assert (foreign / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_broken_picture_keeps_the_steps_done(run, goldens, tmp_path):
+    """The message names sample and file; after the repair the run goes on from the step it had reached."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for picture in (goldens / "images").iterdir():
+        (folder / picture.name).write_bytes(picture.read_bytes())
+    samples = json.loads((goldens / "data" / "pretrain16.json").read_text())
+    victim = samples[9]
+    original = (folder / victim["image"]).read_bytes()
+    (folder / victim["image"]).write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=victim["image"]) as error:
+        run("pretrain_fp32tower", image_folder=folder, save_steps=1000)
+    assert victim["id"] in str(error.value) and "\n" not in str(error.value)
+    kept = train_module.latest_checkpoint(str(tmp_path / "out"))
+    assert kept is not None
+    (folder / victim["image"]).write_bytes(original)
+    out = run("pretrain_fp32tower", image_folder=folder, save_steps=1000)
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 10
+
+
+def test_lora_writes_what_upstream_reads(run):
+    out = run("lora", max_steps=1)
+    names = {p.name for p in out.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "config.json", NON_LORA_FILE, PROJECTOR_BIN} <= names
+    assert {"trainer_state.json", "tokenizer.model"} <= names
+    non_lora = torch.load(out / NON_LORA_FILE, weights_only=True)
+    assert set(non_lora) == {f"base_model.model.model.mm_projector.{i}.{part}" for i in (0, 2) for part in ("weight", "bias")}
+    targets = json.loads((out / "adapter_config.json").read_text())["target_modules"]
+    assert set(targets) == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
