@@ -17,7 +17,7 @@ from llava import conversation as conversation_lib
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.errors import UserError
 from llava.mm_utils import process_images
-from llava.train.preprocess import preprocess, preprocess_multimodal
+from llava.train.preprocess import Turns, preprocess, preprocess_multimodal
 from llava.train.samples import (
     PackedSamples,
     PictureError,
@@ -117,7 +117,7 @@ class LazySupervisedDataset(Dataset[Item]):
     def _encode(self, sample: Sample) -> Item:
         check_pictures(sample, self.template)
         paths = pictures_of(sample)
-        sources = [sample["conversations"]]
+        sources: Sequence[Turns] = [sample["conversations"]]
         if paths:
             sources = preprocess_multimodal(sources, self.data_args, self.template, keep_places=len(paths) > 1)
         encoded = preprocess(sources, self.tokenizer, has_image=bool(paths), template=self.template)

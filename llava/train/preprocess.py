@@ -121,9 +121,10 @@ def chat_segments(turns: Turns, template: Conversation) -> list[Segment]:
         if turn["from"] == "human":
             conversation.append_message(conversation.roles[0], turn["value"])
             continue
-        conversation.append_message(conversation.roles[1], None)
-        asked = conversation.get_prompt()
-        conversation.messages[-1][1] = turn["value"]
+        open_turn = conversation.copy()
+        open_turn.append_message(conversation.roles[1], None)
+        asked = open_turn.get_prompt()
+        conversation.append_message(conversation.roles[1], turn["value"])
         answered = conversation.get_prompt()
         segments += [Segment(asked[len(done) :], False), Segment(answered[len(asked) :], True)]
         done = answered

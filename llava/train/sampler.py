@@ -9,6 +9,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
@@ -41,7 +42,7 @@ def get_length_grouped_indices(
     world_size: int,
     generator: torch.Generator | None = None,
     merge: bool = True,
-) -> list[int] | list[list[int]]:
+) -> list[Any]:
     """Order samples so that neighbours have similar lengths, random otherwise.
 
     Args:
@@ -49,7 +50,7 @@ def get_length_grouped_indices(
         batch_size: samples per device and step.
         world_size: ranks times gradient accumulation steps.
         generator: source of randomness; ``None`` is torch's global one.
-        merge: ``True`` gives one flat list, ``False`` one list per megabatch.
+        merge: ``True`` gives one flat list of indices, ``False`` a list of them per megabatch.
     """
     shuffled = torch.randperm(len(lengths), generator=generator).tolist()
     megabatches = []
