@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llava.errors import UserError
-from llava.model.multimodal_projector.registry import Needs, load_exactly, register_projector
 from torch import Tensor, nn
 
 from ccra_patch.projector import CCRAProjector
 from ccra_patch.settings import CCRASettings
+from llava.errors import UserError
+from llava.model.multimodal_projector.registry import Needs, load_exactly, register_projector
 
 
 def _settings(config: Any) -> CCRASettings:

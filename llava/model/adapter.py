@@ -1,7 +1,6 @@
 """Adapter files: the projector's weights (``mm_projector.bin`` or ``.safetensors``), and new tokens' rows with them."""
 
 import os
-import pickle
 
 import torch
 from safetensors.torch import load_file
@@ -20,8 +19,8 @@ def read_weights(path: str) -> dict[str, Tensor]:
         return load_file(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} is not a file of tensors: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # the unpickler raises whatever foreign bytes lead it to
+        raise UserError(f"{path} is not a file of tensors; give the mm_projector.bin that stage 1 wrote") from error
 
 
 def read_adapter(path: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""``load_pretrained_model``: any LLaVA checkpoint, whole, LoRA or projector only, as (tokenizer, model, processor, length).
+"""``load_pretrained_model``: any LLaVA checkpoint, whole, LoRA or projector only, ready for inference.
 
 What a folder is, its ``config.json`` and ``adapter_config.json`` say. Its name only breaks ties, with a message.
 """

@@ -9,9 +9,9 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from ccra_patch.query import QueryMarkers, select_query
 from torch import Tensor, nn
 
+from ccra_patch.query import QueryMarkers, select_query
 from llava.constants import (
     DEFAULT_IM_END_TOKEN,
     DEFAULT_IM_START_TOKEN,
@@ -53,7 +53,7 @@ class LlavaMetaModel:
     def initialize_vision_modules(self, model_args: Any, fsdp: Any = None) -> None:
         """Bring in tower and projector as the training flags say, record them in the config, load an adapter.
 
-        Raises UserError for an unknown projector type or tower, contradictory settings, and an adapter that does not fit.
+        Raises UserError for an unknown projector type or tower, settings that cannot be, an adapter that does not fit.
         """
         config = self.config
         if self.get_vision_tower() is None:
@@ -164,7 +164,8 @@ class LlavaMetaForCausalLM(ABC):
             return arrange_tiles(features, (1, 1), tower.num_patches_per_side, (1, 1), newline)
         if config.image_aspect_ratio != "anyres":
             raise NotImplementedError(
-                f"mm_patch_merge_type {merge_type} with image_aspect_ratio {config.image_aspect_ratio}: tiles need anyres"
+                f"mm_patch_merge_type {merge_type} arranges tiles, which only image_aspect_ratio anyres makes; it is "
+                f"{config.image_aspect_ratio}"
             )
         size = tuple(image_sizes[index])
         grid = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, tower.config.image_size)
@@ -178,7 +179,7 @@ class LlavaMetaForCausalLM(ABC):
         markers = getattr(self.config, "mm_query_markers", None)
         if markers is None:
             raise UserError(
-                f"projector {self.config.mm_projector_type} reads the question, but config.json has no mm_query_markers; "
+                f"projector {self.config.mm_projector_type} reads the question, but config.json lacks mm_query_markers; "
                 "train with this project's train.py, which writes them"
             )
         chosen = select_query(input_ids, valid, QueryMarkers.from_dict(markers), mode)

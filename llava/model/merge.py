@@ -36,8 +36,8 @@ class ImageSlots:
         needed = int(used.sum())
         if needed > num_blocks:
             raise IndexError(
-                f"the batch has {num_blocks} images but its {len(slots)} samples use {needed} (one for each <image>, and "
-                "one blank for a sample without); pass as many images"
+                f"the batch has {num_blocks} images but its {len(slots)} samples use {needed} (one for each <image>, "
+                "and one blank for a sample without); pass as many images"
             )
         rows = torch.arange(len(slots), device=slots.device)
         sample_of_block = torch.full((num_blocks,), -1, device=slots.device)
@@ -101,7 +101,9 @@ def merge(
     slot_row = is_image.nonzero(as_tuple=True)[0]
     slot_lengths = block_lengths[slots.block_of_slot]
     slot_of_feature = torch.arange(len(slot_row), device=device).repeat_interleave(slot_lengths)
-    within = torch.arange(len(slot_of_feature), device=device) - (slot_lengths.cumsum(0) - slot_lengths)[slot_of_feature]
+    within = (
+        torch.arange(len(slot_of_feature), device=device) - (slot_lengths.cumsum(0) - slot_lengths)[slot_of_feature]
+    )
     target = starts[is_image][slot_of_feature] + within
     source = (block_lengths.cumsum(0) - block_lengths)[slots.block_of_slot][slot_of_feature] + within
     kept = target < length

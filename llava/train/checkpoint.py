@@ -136,7 +136,7 @@ def load_trained_parts(trainer: Any, checkpoint: str) -> None:
 def safe_save_model_for_hf_trainer(trainer: Any, output_dir: str) -> None:
     """The final save of stage 1 and of full fine-tuning.
 
-    For an ``output_dir`` called ``checkpoint-N`` stage 1 writes ``<parent>/mm_projector/checkpoint-N.bin``, as upstream.
+    For an ``output_dir`` called ``checkpoint-N`` stage 1 writes ``<parent>/mm_projector/checkpoint-N.bin``.
     """
     folder = Path(output_dir)
     if not (is_stage_one(trainer.args) and folder.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")):

@@ -48,7 +48,7 @@ class LLaVATrainer(Trainer):
         )
 
     def parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
-        """Trainable parameters as optimizer groups: with and without decay; the projector apart when it has its own rate."""
+        """Trainable parameters with and without decay; the projector's apart when it has a rate of its own."""
         decayed = set(self.get_decay_parameter_names(model))
         projector_lr = self.args.mm_projector_lr
         kinds = [(False, True), (False, False), (True, True), (True, False)]
@@ -62,7 +62,9 @@ class LLaVATrainer(Trainer):
                 groups[of_projector, name in decayed]["params"].append(parameter)
         return list(groups.values())
 
-    def get_optimizer_cls_and_kwargs(self, args: Any, model: torch.nn.Module | None = None) -> tuple[Any, dict[str, Any]]:
+    def get_optimizer_cls_and_kwargs(
+        self, args: Any, model: torch.nn.Module | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """transformers' choice; with ``mm_projector_lr`` our groups take the place of its own."""
         optimizer_class, arguments = Trainer.get_optimizer_cls_and_kwargs(args, model)
         if args.mm_projector_lr is not None and model is not None:

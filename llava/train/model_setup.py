@@ -201,7 +201,6 @@ def settle_kbit_dtypes(model: nn.Module, training_args: TrainingArguments) -> No
         if "norm" in name:
             module.to(torch.float32)
         elif training_args.bf16 and (
-            "lora_" in name
-            or (name.endswith(("lm_head", "embed_tokens")) and module.weight.dtype == torch.float32)
+            "lora_" in name or (name.endswith(("lm_head", "embed_tokens")) and module.weight.dtype == torch.float32)
         ):
             module.to(torch.bfloat16)

@@ -1,6 +1,6 @@
 """Train a LLaVA: ``python llava/train/train.py --model_name_or_path ... --data_path ... --output_dir ...``.
 
-One flow for stage 1 (projector only), stage 2 (everything but the tower), LoRA and QLoRA; ``train()`` reads as its steps.
+One flow for stage 1 (projector only), stage 2 (all but the tower), LoRA and QLoRA; ``train()`` reads as its steps.
 """
 
 import logging
@@ -197,7 +197,7 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
 
 
 def keep_progress(trainer: LLaVATrainer) -> None:
-    """After a bad sample: a checkpoint of the steps done so far, so that mending the data and starting again loses none.
+    """After a bad sample: a checkpoint of the steps done so far, so that the run goes on once the data are mended.
 
     Only with one process; others would wait for a rank that has already failed.
     """

@@ -49,7 +49,7 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
-        """Token ids ``[B, S]`` (or embeddings) and pictures -> logits ``[B, S', V]``, and the loss when labels are given."""
+        """Token ids ``[B, S]`` (or embeddings) and pictures -> logits ``[B, S', V]``; with labels the loss too."""
         if inputs_embeds is None:
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
                 self.prepare_inputs_labels_for_multimodal(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from llava.model import LlavaLlamaForCausalLM
 from llava.model.builder import load_config, read_json
 from llava.model.multimodal_encoder.builder import build_vision_tower
@@ -78,6 +79,7 @@ RECORDED = Path(__file__).parents[2] / "goldens" / "model"
 CASES = json.loads((RECORDED / "cases.json").read_text())["cases"]
 GENERATED = json.loads((RECORDED / "generate.json").read_text())
 
+
 def inputs_of(case, model, arrays):
     for key, value in case["config"].items():
         setattr(model.config, key, value)
@@ -107,7 +109,8 @@ def test_merge_loss_and_logits(name, load, arrays, cases):
     )  # fmt: skip
     assert past is None
     if case["out_inputs_embeds"] is None:
-        assert embeds is None and ids is not None
+        assert embeds is None
+        assert ids is not None
     else:
         assert ids is None
         assert list(embeds.shape) == case["out_inputs_embeds"]["shape"]
@@ -166,7 +169,8 @@ def test_tower(tower_name, assets, arrays):
         out = tower(images)
         np.testing.assert_allclose(out[..., ::4], arrays[key], atol=1e-5, err_msg=key)
         listed = tower(list(images))
-        assert isinstance(listed, list) and listed[0].shape == out[:1].shape
+        assert isinstance(listed, list)
+        assert listed[0].shape == out[:1].shape
         torch.testing.assert_close(torch.cat(listed), out)
         assert not any(parameter.requires_grad for parameter in tower.parameters())
 

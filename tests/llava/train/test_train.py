@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+
 from llava import conversation
 from llava.errors import UserError
 from llava.train import train as train_module
 from llava.train.checkpoint import NON_LORA_FILE, PROJECTOR_BIN, PROJECTOR_SAFETENSORS
 from llava.train.llava_trainer import LLaVATrainer
 from llava.train.train import train
-from safetensors import safe_open
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,7 @@ def test_losses_are_upstreams(recorded, run, recording, goldens, monkeypatch):
 
     def with_recorded_weights(self, *args, **kwargs):
         recorded_init(self, *args, **kwargs)
-        missing, unexpected = self.model.load_state_dict(initial_weights(goldens, recorded), strict=False)
+        _missing, unexpected = self.model.load_state_dict(initial_weights(goldens, recorded), strict=False)
         assert not unexpected
 
     monkeypatch.setattr(LLaVATrainer, "__init__", with_recorded_weights)
@@ -99,11 +100,13 @@ def test_losses_are_upstreams(recorded, run, recording, goldens, monkeypatch):
     for group, theirs in zip(groups, golden["optimizer"]["groups"], strict=True):
         assert [names[id(parameter)] for parameter in group["params"]] == theirs["names_head"]
         assert group["initial_lr"] == theirs["lr"]
-    for name, (total, norm) in golden["final_param_stats"].items():
+    for name, (_total, norm) in golden["final_param_stats"].items():
         weight = dict(trainer.model.named_parameters())[name]
         assert weight.double().norm().item() == pytest.approx(norm, rel=1e-3), name
     config = trainer.model.config.to_dict()
-    ours = {key: config.get(key) for key in golden["config_after_setup"] if key.startswith(("mm_", "tokenizer_", "image"))}
+    ours = {
+        key: config.get(key) for key in golden["config_after_setup"] if key.startswith(("mm_", "tokenizer_", "image"))
+    }
     theirs = {key: golden["config_after_setup"][key] for key in ours}
     theirs["mm_vision_tower"] = config["mm_vision_tower"]
     assert ours == theirs
@@ -125,10 +128,13 @@ def test_stage_one_writes_the_projector_alone(run):
     with safe_open(out / PROJECTOR_SAFETENSORS, "pt") as file:
         metadata = file.metadata()
         assert torch.equal(file.get_tensor("model.mm_projector.0.weight"), state["model.mm_projector.0.weight"])
-    assert metadata["mm_projector_type"] == "mlp2x_gelu" and metadata["step"] == "2"
+    assert metadata["mm_projector_type"] == "mlp2x_gelu"
+    assert metadata["step"] == "2"
     assert json.loads(metadata["config"])["mm_hidden_size"] == 32
     record = json.loads((out / "run.json").read_text())
-    assert record["seed"] == 42 and record["settings"]["learning_rate"] == 0.01 and record["versions"]["torch"]
+    assert record["seed"] == 42
+    assert record["settings"]["learning_rate"] == 0.01
+    assert record["versions"]["torch"]
 
 
 @pytest.mark.parametrize("recorded", ["pretrain_fp32tower", "finetune_fp32tower", "lora"])
@@ -145,9 +151,10 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(recorded, run, reco
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(LLaVATrainer, "training_step", killed_after_three)
-        run(recorded, max_steps=6, save_steps=3)
+        with pytest.raises(KeyboardInterrupt):
+            run(recorded, max_steps=6, save_steps=3)
     (tmp_path / "out" / "checkpoint-5").mkdir()  # what a kill in the middle of a save leaves
     out = run(recorded, max_steps=6, save_steps=3)
 
@@ -185,7 +192,8 @@ def test_a_broken_picture_keeps_the_steps_done(run, goldens, tmp_path):
     (folder / victim["image"]).write_bytes(b"not a picture")
     with pytest.raises(UserError, match=victim["image"]) as error:
         run("pretrain_fp32tower", image_folder=folder, save_steps=1000)
-    assert victim["id"] in str(error.value) and "\n" not in str(error.value)
+    assert victim["id"] in str(error.value)
+    assert "\n" not in str(error.value)
     kept = train_module.latest_checkpoint(str(tmp_path / "out"))
     assert kept is not None
     (folder / victim["image"]).write_bytes(original)
@@ -199,6 +207,8 @@ def test_lora_writes_what_upstream_reads(run):
     assert {"adapter_config.json", "adapter_model.safetensors", "config.json", NON_LORA_FILE, PROJECTOR_BIN} <= names
     assert {"trainer_state.json", "tokenizer.model"} <= names
     non_lora = torch.load(out / NON_LORA_FILE, weights_only=True)
-    assert set(non_lora) == {f"base_model.model.model.mm_projector.{i}.{part}" for i in (0, 2) for part in ("weight", "bias")}
+    assert set(non_lora) == {
+        f"base_model.model.model.mm_projector.{i}.{part}" for i in (0, 2) for part in ("weight", "bias")
+    }
     targets = json.loads((out / "adapter_config.json").read_text())["target_modules"]
     assert set(targets) == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
