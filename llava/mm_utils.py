@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerBase, StoppingCriteria
 
@@ -35,11 +35,13 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def load_image_from_base64(image: str | bytes) -> Image.Image:
-    """Decode a base64 picture to RGB. Raises UserError if it is not base64 or not a picture."""
+    """Decode a base64 picture to RGB. Raises UserError if it is not base64 or not a whole picture."""
     try:
-        return _as_rgb(Image.open(BytesIO(base64.b64decode(image))))
-    except (binascii.Error, UnidentifiedImageError) as error:
+        picture = Image.open(BytesIO(base64.b64decode(image)))
+        picture.load()  # a cut-off file shows here, not when it is opened
+    except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"image is not a base64-encoded picture ({error}); send the bytes of a PNG or JPEG") from error
+    return _as_rgb(picture)
 
 
 def expand2square(pil_img: Image.Image, background_color: tuple[int, int, int]) -> Image.Image:

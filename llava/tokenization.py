@@ -6,6 +6,7 @@ the dummy prefix before a leading space and can lose BOS, so LLaVA checkpoints w
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -17,8 +18,9 @@ from transformers.utils import cached_file
 
 from llava.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 VOCAB_FILE = "tokenizer.model"
-CONFIG_FILE = "tokenizer_config.json"
 
 Span = tuple[int, int]
 
@@ -217,15 +219,29 @@ def load_tokenizer(path: str, **kwargs: Any) -> PreTrainedTokenizerBase:
     """
     hub_options = {key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in kwargs}
     try:
-        has_vocab = (
-            cached_file(path, VOCAB_FILE, _raise_exceptions_for_missing_entries=False, **hub_options) is not None
+        vocab_file = cached_file(
+            path,
+            VOCAB_FILE,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            **hub_options,
         )
-        return (LlamaTokenizer if has_vocab else AutoTokenizer).from_pretrained(path, **kwargs)
-    except OSError as error:
+        if vocab_file is not None:
+            return LlamaTokenizer.from_pretrained(path, **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"no tokenizer in {path!r} ({VOCAB_FILE} or tokenizer.json); give a folder or hub name that has one, "
-            f"or check the network if it is a hub name"
+            f"no tokenizer in {path!r}; give a folder with {VOCAB_FILE} or tokenizer.json, or the name of a hub "
+            f"repository that can be reached ({reason})"
         ) from error
+    if "Llama" in type(tokenizer).__name__:
+        logger.warning(
+            "%s has a Llama tokenizer but no %s: ids may differ from training's and BOS may be missing; put it there",
+            path,
+            VOCAB_FILE,
+        )
+    return tokenizer
 
 
 def encode_with_offsets(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[Span]]:
