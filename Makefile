@@ -53,11 +53,11 @@ typecheck: $(STAMPS)/dev ## mypy over llava and ccra_patch
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: $(STAMPS)/dev ## time and memory of the projectors
+bench: $(STAMPS)/base ## time and memory of the projectors
 	$(BIN)/python benchmarks/projectors.py $(ARGS)
 
 .PHONY: eval-gqa
-eval-gqa: $(STAMPS)/eval ## evaluate a checkpoint on GQA (CKPT=..., DATA=...)
+eval-gqa: $(STAMPS)/base ## evaluate a checkpoint on GQA (CKPT=..., DATA=...)
 	$(IN_VENV) bash scripts/v1_5/eval/gqa.sh $(ARGS)
 
 .PHONY: clean
@@ -78,7 +78,9 @@ $(TORCH_STAMP): | $(BIN)/python
 	$(BIN)/python -m pip install $(TORCH)
 	@rm -rf $(STAMPS) && mkdir -p $(STAMPS) && touch $@
 
-# One stamp for each list of extras, out of date when setup.py is newer.
+# One stamp for each list of extras, out of date when setup.py is newer; every list brings the base along.
+$(STAMPS)/base: EXTRA =
+$(STAMPS)/%: EXTRA = [$*]
 $(STAMPS)/%: setup.py $(TORCH_STAMP)
-	$(BIN)/python -m pip install --editable ".[$*]" "$(firstword $(TORCH))"
-	@touch $@
+	$(BIN)/python -m pip install --editable ".$(EXTRA)" "$(firstword $(TORCH))"
+	@touch $@ $(STAMPS)/base

