@@ -1,0 +1,137 @@
+"""Where answers come from: a JSON beside every answers file, from which a score can be traced and repeated."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError
+from tqdm import tqdm
+
+from llava.errors import UserError
+
+# Weights, tokenizer and settings; not what training leaves beside them (optimizer states are in subfolders).
+CHECKPOINT_SUFFIXES = {".safetensors", ".bin", ".json", ".model"}
+NOT_THE_MODEL = {"training_args.bin", "trainer_state.json"}
+READ_BYTES = 1 << 22
+PACKAGES = ("llava", "torch", "transformers", "tokenizers", "sentencepiece", "accelerate", "peft", "pillow", "numpy")
+
+
+def provenance_path(answers: Path) -> Path:
+    """The JSON that belongs to an answers file."""
+    return answers.with_name(answers.name + ".provenance.json")
+
+
+def write_provenance(answers: Path, provenance: dict[str, Any]) -> None:
+    """Replaces the JSON in one step: a killed run leaves the old one or the new one."""
+    path = provenance_path(answers)
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(provenance, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_provenance(answers: Path) -> dict[str, Any] | None:
+    """What is written beside an answers file; None when nothing is. Raises UserError when it is damaged."""
+    path = provenance_path(answers)
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); delete it and evaluate anew") from error
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def fingerprint(name: str) -> dict[str, str]:
+    """What a checkpoint is: the SHA-256 over its files for a folder, the commit for a repository of the hub.
+
+    A folder that moved keeps its fingerprint; a file that is renamed, added or changed gives another.
+    Raises UserError for a name that is neither.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        try:
+            return {"commit": Path(hf_hub_download(name, "config.json")).parent.name}
+        except (OSError, HFValidationError) as error:
+            raise UserError(
+                f"checkpoint {name} is neither a folder here nor to be had from the hub; give a trained model's path"
+            ) from error
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.is_file() and file.suffix in CHECKPOINT_SUFFIXES and file.name not in NOT_THE_MODEL
+    )
+    sha = hashlib.sha256()
+    total = sum(file.stat().st_size for file in files)
+    with tqdm(total=total, unit="B", unit_scale=True, desc=f"Hashing {folder.name}", delay=2) as progress:
+        for file in files:
+            sha.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+            with file.open("rb") as content:
+                while block := content.read(READ_BYTES):
+                    sha.update(block)
+                    progress.update(len(block))
+    return {"sha256": sha.hexdigest()}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of one small file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """Code and library versions."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"commit": _commit(), "versions": versions, "platform": platform.platform()}
+
+
+def _commit() -> str | None:
+    """The git commit this package runs from, ``+changes`` when files differ from it; None outside its repository."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        # An installed copy may lie inside some other project's repository: only one that tracks this file counts.
+        git("ls-files", "--error-unmatch", here.name)
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def refuse_other_settings(answers: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raises UserError naming the first setting in which the answers of a file differ from ``ours``."""
+    for key in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(key) != ours.get(key):
+            raise UserError(
+                f"{answers} was made with {key} {theirs.get(key)!r}, not {ours.get(key)!r}; settings must not mix: "
+                "start over without resuming, or choose another --answers-file"
+            )
+
+
+def add_score(answers: Path, name: str, score: dict[str, Any]) -> None:
+    """Notes a score and its standard error beside the answers it was computed from.
+
+    Raises UserError when there is no provenance to add to.
+    """
+    provenance = read_provenance(answers)
+    if provenance is None:
+        raise UserError(f"{provenance_path(answers)} is not there; only answers with a provenance can be given a score")
+    provenance.setdefault("scores", {})[name] = score
+    write_provenance(answers, provenance)
