@@ -4,9 +4,9 @@ All three attentions compare the question with something visual, ``X``, in the s
 
     alpha^T Q(F_t) K(X)^T / sqrt(h)
 
-Both projections are linear, so this is ``X @ direction + offset`` with one vector per image, a :class:`Probe`. Nothing of
-the size of tokens x patches exists, and X itself is never projected. The paper prints 1/sqrt(d) in Eq. 3 and 1/sqrt(d_h)
-in Appendix C.1; the product lives in the h-space, so it is sqrt(h) here.
+Both projections are linear, so this is ``X @ direction + offset`` with one vector per image, a :class:`Probe`.
+Nothing of the size of tokens x patches exists, and X itself is never projected. The paper prints 1/sqrt(d) in Eq. 3
+and 1/sqrt(d_h) in Appendix C.1; the product lives in the h-space, so it is sqrt(h) here.
 
 LPWCA's result has the size of the whole stack, so it is not written down either: see :class:`ModulatedStack`.
 
@@ -70,7 +70,7 @@ class TokenImportance(nn.Module):
         self.score = nn.Linear(hidden_dim, 1)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Tokens ``[B, T, D]`` and mask ``[B, T]`` (False at padding) -> alpha ``[B, T]``, 0 for a row without tokens."""
+        """Tokens ``[B, T, D]``, mask ``[B, T]`` (False at padding) -> alpha ``[B, T]``, 0 for a row without tokens."""
         # A softmax over nothing is NaN, in value and gradient: a row without tokens attends to its padding, and is
         # zeroed at the end.
         usable = mask | ~mask.any(dim=1, keepdim=True)
@@ -104,7 +104,7 @@ class QuestionAttention(nn.Module):
 
 
 class LPWCA(QuestionAttention):
-    """Layer-patch-wise cross attention (Eq. 3-5): one score for every patch of every layer, by which it is modulated."""
+    """Layer-patch-wise cross attention (Eq. 3-5): every patch of every layer is modulated by a score of its own."""
 
     def __init__(self, vision_dim: int, text_dim: int, hidden_dim: int, norm_order: str = "pre") -> None:
         super().__init__(vision_dim, text_dim, hidden_dim)
@@ -121,7 +121,7 @@ class LPWCA(QuestionAttention):
             direction: ``[B, d]``, a vector that the next step will multiply F_lp with; done here, in the same read.
 
         Returns:
-            the map ``W_lp [B, L, N]``, ``F_lp`` (``[B, L, N, d]``, not written down), and ``F_lp @ direction [B, L, N]``.
+            the map ``W_lp [B, L, N]``, ``F_lp [B, L, N, d]`` (not written down), and ``F_lp @ direction [B, L, N]``.
         """
         weight, bias = self.norm.weight.to(direction.dtype), self.norm.bias.to(direction.dtype)
         products, mean, variance = read_stack(stack, torch.stack([probe.direction, weight * direction], dim=1))
@@ -156,7 +156,7 @@ class ModulatedStack:
     bias: Tensor
 
     def product(self, raw: Tensor, direction: Tensor) -> Tensor:
-        """``F_lp @ direction`` from ``raw = stack @ (weight * direction)``: ``[B, L, N]``, ``[B, d]`` -> ``[B, L, N]``."""
+        """``F_lp @ direction [B, L, N]`` from ``raw = stack @ (weight * direction)``; direction is ``[B, d]``."""
         of_weight = rearrange(direction @ self.weight, "b -> b 1 1")
         of_bias = rearrange(direction @ self.bias, "b -> b 1 1")
         return self.scale * (raw - self.mean * of_weight) + self.shift * of_bias
@@ -167,7 +167,7 @@ class ModulatedStack:
         mean = (coefficients * self.mean).sum(dim=1)
         shift = (layer_weights[:, :, None] * self.shift).sum(dim=1)
         centred = mix_layers(self.stack, coefficients) - mean[:, :, None]
-        return centred * self.weight + shift[:, :, None] * self.bias
+        return torch.addcmul(centred * self.weight, shift[:, :, None], self.bias)
 
 
 class LWCA(QuestionAttention):
@@ -200,7 +200,7 @@ class LWCA(QuestionAttention):
 
 
 class PWCA(QuestionAttention):
-    """Patch-wise cross attention (Eq. 11-13): one score per patch of the fused layer, by which it is modulated."""
+    """Patch-wise cross attention (Eq. 11-13): every patch of the fused layer is modulated by a score of its own."""
 
     def __init__(self, vision_dim: int, text_dim: int, hidden_dim: int, norm_order: str = "pre") -> None:
         super().__init__(vision_dim, text_dim, hidden_dim)

@@ -83,7 +83,9 @@ class PAIStack(nn.Module):
             lpwca, modulated, products = self.lpwca(stack, self.lpwca.probe(question), layer_probe.direction)  # Eq. 3-5
             layers, semantic = self.lwca(modulated, products, layer_probe)  # Eq. 6-10
             pwca, regional = self.pwca(semantic, self.pwca.probe(question))  # Eq. 11-13
-        return regional.to(stack.dtype), AttentionMaps(alpha, lpwca, *layers, pwca)
+        return regional.to(stack.dtype), AttentionMaps(
+            alpha, lpwca, layers.scores, layers.smoothed, layers.weights, pwca
+        )
 
     def _check(self, stack: Tensor, query: Tensor, query_mask: Tensor) -> None:
         vision_dim, text_dim = self.lwca.key.in_features, self.lwca.query.in_features

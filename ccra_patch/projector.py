@@ -21,9 +21,9 @@ class CCRAProjector(nn.Module):
     """``Proj_vis([F_regional ; F_v])``: LLaVA's two-layer MLP, wider at the input.
 
     The first layer, ``Linear(2d, D)``, is stored as the two halves of its columns: ``selected`` sees ``F_v``, the layer
-    that ``mm_vision_select_layer`` names (the paper says "final layer"), and ``regional`` sees ``F_regional``. So a plain
-    adapter's weights go into ``selected`` as they are, and with ``regional`` at zero the result is bit for bit the plain
-    adapter's; one product over 2d would add in another order.
+    that ``mm_vision_select_layer`` names (the paper says "final layer"), and ``regional`` sees ``F_regional``. So a
+    plain adapter's weights go into ``selected`` as they are, and with ``regional`` at zero the result is bit for bit
+    the plain adapter's; one product over 2d would add in another order.
 
     Args:
         vision_dim: d.

@@ -78,7 +78,7 @@ def select_query(input_ids: Tensor, attention_mask: Tensor | None, markers: Quer
         input_ids: ``[B, S]`` token ids.
         attention_mask: ``[B, S]``, zero or False at padding; None if there is none.
         markers: the conversation template.
-        mode: ``human`` (every human turn), ``first`` or ``last`` (the first or last human turn that has any token left).
+        mode: ``human`` (every human turn), ``first`` or ``last`` (the first or last human turn with any token left).
 
     Returns:
         ``[B, S]`` bool.

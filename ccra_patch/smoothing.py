@@ -5,12 +5,12 @@ from torch import Tensor, nn
 
 
 class GaussianSmoothing(nn.Module):
-    """Replace each layer's score by a Gaussian average over its neighbours in depth (paper: Section 3.3, k = 5).
+    """Replace each layer's score by a Gaussian average over its neighbours in depth (between Eq. 7 and its softmax).
 
-    A kernel of size k covers k neighbouring layers. An odd one reaches ``(k - 1) / 2`` layers to either side; an even one
-    reaches ``k / 2`` towards the shallow end and ``k / 2 - 1`` towards the deep end. In both cases the Gaussian's peak
-    lies on the layer itself. Where the kernel leaves the stack, the remaining taps are rescaled to sum to 1: no layer is
-    invented or counted twice, and constant scores stay constant.
+    A kernel of size k covers k neighbouring layers. An odd one reaches ``(k - 1) / 2`` layers to either side; an even
+    one reaches ``k / 2`` towards the shallow end and ``k / 2 - 1`` towards the deep end. In both cases the Gaussian's
+    peak lies on the layer itself. Where the kernel leaves the stack, the remaining taps are rescaled to sum to 1: no
+    layer is invented or counted twice, and constant scores stay constant.
 
     Args:
         kernel_size: k, at least 1; 1 leaves the scores as they are.

@@ -131,7 +131,7 @@ def test_markers_that_cannot_work_are_refused(arguments, message):
 
 def test_wrong_arguments_are_named():
     ids = torch.zeros(2, 3, dtype=torch.long)
-    with pytest.raises(ValueError, match="mm_ccra_query is 'lst'; .* did you mean 'last'"):
+    with pytest.raises(ValueError, match=r"mm_ccra_query is 'lst'; .* did you mean 'last'"):
         select_query(ids, None, MARKERS, "lst")
     with pytest.raises(ValueError, match=r"attention_mask has the shape \[2, 4\], input_ids \[2, 3\]"):
         select_query(ids, torch.ones(2, 4), MARKERS, "human")
