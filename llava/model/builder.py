@@ -5,6 +5,7 @@ What a folder is, its ``config.json`` and ``adapter_config.json`` say. Its name 
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")
 
 
 def find_file(path: str, name: str) -> str | None:
-    """A file of a checkpoint, local or in the hub's cache; None when it has no such file."""
+    """A file of a checkpoint, local or on the hub; None when it has no such file. UserError when neither exists."""
+    if not Path(path).is_dir() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
+        raise UserError(f"model folder {path} does not exist; give an existing folder or a hub name (owner/name)")
     return cached_file(
         path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
     )
@@ -66,8 +69,6 @@ class Checkpoint:
     @classmethod
     def inspect(cls, path: str, base: str | None, name: str) -> "Checkpoint":
         """Read the folder's own files; UserError when there is no config or a base model is missing."""
-        if not Path(path).exists() and not Path(path).is_absolute() and path.count("/") > 1:
-            raise UserError(f"model folder {path} does not exist; give an existing folder or a hub name (owner/name)")
         adapter_file = find_file(path, "adapter_config.json")
         config_file = find_file(path, "config.json")
         adapter = read_json(adapter_file) if adapter_file else {}

@@ -179,7 +179,7 @@ class LlavaMetaForCausalLM(ABC):
         markers = getattr(self.config, "mm_query_markers", None)
         if markers is None:
             raise UserError(
-                f"projector {self.config.mm_projector_type} reads the question, but config.json lacks mm_query_markers; "
+                f"{self.config.mm_projector_type} reads the question, but config.json lacks mm_query_markers; "
                 "train with this project's train.py, which writes them"
             )
         chosen = select_query(input_ids, valid, QueryMarkers.from_dict(markers), mode)

@@ -71,6 +71,12 @@ class LLaVATrainer(Trainer):
             arguments["params"] = self.parameter_groups(model)
         return optimizer_class, arguments
 
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """transformers' own; a batch with nothing to learn from (all masked) has loss 0 instead of 0 / 0."""
+        if kwargs.get("num_items_in_batch") is not None:
+            kwargs["num_items_in_batch"] = torch.as_tensor(kwargs["num_items_in_batch"]).clamp(min=1)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Weights of this run into ``output_dir``; in stage 1 that is the projector, without the frozen rest."""
         folder = output_dir or self.args.output_dir

@@ -66,19 +66,15 @@ def _quantised(training_args: TrainingArguments) -> dict[str, Any]:
 
     if not is_bitsandbytes_available():
         raise UserError(f"--bits {training_args.bits} needs bitsandbytes; install it with: pip install bitsandbytes")
-    return {
-        "device_map": {"": training_args.device},
-        "quantization_config": BitsAndBytesConfig(
-            load_in_4bit=training_args.bits == 4,
-            load_in_8bit=training_args.bits == 8,
-            llm_int8_skip_modules=["mm_projector"],
-            llm_int8_threshold=6.0,
-            llm_int8_has_fp16_weight=False,
-            bnb_4bit_compute_dtype=compute_dtype(training_args),
-            bnb_4bit_use_double_quant=training_args.double_quant,
-            bnb_4bit_quant_type=training_args.quant_type,
-        ),
-    }
+    if training_args.bits == 8:
+        options = {"load_in_8bit": True, "llm_int8_threshold": 6.0, "llm_int8_has_fp16_weight": False}
+    else:
+        options = {"load_in_4bit": True, "bnb_4bit_quant_type": training_args.quant_type}
+        options |= {"bnb_4bit_use_double_quant": training_args.double_quant}
+        options |= {"bnb_4bit_compute_dtype": compute_dtype(training_args)}
+    # The skip list holds for both widths, whatever its name says: the projector stays whole.
+    quantization = BitsAndBytesConfig(llm_int8_skip_modules=["mm_projector"], **options)
+    return {"device_map": {"": training_args.device}, "quantization_config": quantization}
 
 
 def find_all_linear_names(model: nn.Module) -> list[str]:

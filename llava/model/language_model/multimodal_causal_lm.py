@@ -9,6 +9,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
 
+# What prepare_inputs_labels_for_multimodal returns, by the names a decoder's forward takes them under.
+SEQUENCE = ("input_ids", "position_ids", "attention_mask", "past_key_values", "inputs_embeds", "labels")
+
 
 class MultimodalCausalLM(LlavaMetaForCausalLM):
     """Mix-in placed before a ``...ForCausalLM`` of transformers whose inner model lives at ``.model``.
@@ -50,28 +53,18 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
         """Token ids ``[B, S]`` (or embeddings) and pictures -> logits ``[B, S', V]``; with labels the loss too."""
+        sequence = (input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels)
         if inputs_embeds is None:
-            input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
-                self.prepare_inputs_labels_for_multimodal(
-                    input_ids, position_ids, attention_mask, past_key_values, labels, images, image_sizes
-                )
-            )
-        asked = {
+            sequence = self.prepare_inputs_labels_for_multimodal(*sequence[:4], labels, images, image_sizes)
+        wishes = {
+            "use_cache": use_cache,
             "output_attentions": output_attentions,
             "output_hidden_states": output_hidden_states,
             "return_dict": return_dict,
         }
-        return super().forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            labels=labels,
-            use_cache=use_cache,
-            **{name: value for name, value in asked.items() if value is not None},
-            **kwargs,
-        )
+        # Decoders of transformers 5 take the last three from **kwargs, and only when they are there.
+        kwargs |= {name: wish for name, wish in wishes.items() if wish is not None}
+        return super().forward(**dict(zip(SEQUENCE, sequence, strict=True)), **kwargs)
 
     @torch.no_grad()
     def generate(

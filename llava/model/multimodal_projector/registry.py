@@ -48,6 +48,11 @@ def load_exactly(projector: nn.Module, state: Mapping[str, Tensor]) -> None:
             raise UserError(f"the adapter lacks {name!r}; it was saved from another mm_projector_type")
         if name not in own:
             raise UserError(f"the adapter holds {name!r}, which this projector does not have; check mm_projector_type")
+        if own[name].shape != state[name].shape:
+            raise UserError(
+                f"the adapter's {name!r} has the shape {list(state[name].shape)}, this model needs "
+                f"{list(own[name].shape)}; use an adapter trained with the same vision tower and language model"
+            )
     projector.load_state_dict(dict(state), strict=True)
 
 
