@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ccra_patch.settings import CCRASettings
 from llava.train.arguments import parse_arguments
@@ -561,6 +562,40 @@ class TestStart:
         result = run_script(CCRA, **inputs)
         assert result.returncode == 2
         assert f"error: {python} has no transformers; run 'make setup' or activate" in result.stderr
+
+
+def test_the_recipe_trains_a_tiny_model(assets: Path, tmp_path: Path) -> None:
+    """The script, the launcher and the trainer behind it: two steps of the paper's recipe on tiny models."""
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    turns = [{"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "value": "red"}]
+    samples = [{"id": str(number), "image": "red.png", "conversations": turns} for number in range(4)]
+    (tmp_path / "samples.json").write_text(json.dumps(samples))
+    result = run_script(
+        CCRA,
+        "--max_steps",
+        "2",
+        cwd=tmp_path,
+        LAUNCHER="python",
+        MODEL=str(assets / "vicuna_tiny"),
+        VISION_TOWER=str(assets / "clip_tiny"),
+        ADAPTER="",
+        DATA=str(tmp_path / "samples.json"),
+        IMAGE_FOLDER=str(tmp_path),
+        OUTPUT=str(tmp_path / "out"),
+        BATCH_SIZE="2",
+        GRAD_ACCUM="1",
+        WORKERS="0",
+        REPORT_TO="none",
+        MM_CCRA_HIDDEN_DIM="8",
+        OMP_NUM_THREADS="1",
+        HF_HUB_OFFLINE="1",
+    )
+    assert result.returncode == 0, result.stderr
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["mm_projector_type"] == "ccra"
+    assert config["mm_ccra_hidden_dim"] == 8
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert sum("loss" in entry for entry in history) == 2
 
 
 class TestDeepSpeedConfigs:
