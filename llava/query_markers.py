@@ -80,4 +80,5 @@ def _run_ins(conv: Conversation, vocab: dict[str, int]) -> list[str]:
         return []  # in the other styles a space stands between text and marker
     beginnings = [conv.sep[:length] for length in range(1, len(conv.sep) + 1)]
     ends = {piece.removesuffix(beginning) for piece in vocab for beginning in beginnings if piece.endswith(beginning)}
-    return sorted(end for end in ends if end.isascii() and not end.endswith(conv.sep[0]))
+    texts = {end.replace("▁", " ").replace("Ġ", " ") for end in ends}  # a space in sentencepiece and in byte-level BPE
+    return sorted(text for text in texts if text and text.isascii())
