@@ -17,7 +17,6 @@ from llava.mm_utils import process_images, tokenizer_image_token
 # nearly equal lengths, and no more than this is lost when a run is killed.
 BATCHES_IN_WINDOW = 16
 PAD_ID = 0  # under the mask; never looked at
-DIGEST_MODULUS = 1 << 256
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,6 @@ def _digest(item: Item, input_ids: Tensor, pixels: list[Tensor]) -> int:
         sha.update(repr(tuple(tensor.shape)).encode())
         sha.update(tensor.float().contiguous().numpy().tobytes())
     return int.from_bytes(sha.digest(), "big")
-
-
-def add_digests(digests: Sequence[int]) -> int:
-    """One number for many inputs. A sum, so that chunks add up to the digest of the undivided run, in any order."""
-    return sum(digests) % DIGEST_MODULUS
 
 
 def plan_batches(dataset: ItemDataset, batch_size: int) -> list[list[int]]:

@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from llava.errors import UserError
 from llava.eval.answers import AnswersFile, find_finished
-from llava.eval.batches import ItemDataset, add_digests, load_batches, plan_batches
+from llava.eval.batches import ItemDataset, load_batches, plan_batches
 from llava.eval.generation import generate_texts
-from llava.eval.items import Item, check_items, get_chunk, read_json_lines, render_prompt, resolve_conv_mode, split_list
+from llava.eval.items import Item, check_items, render_prompt, resolve_conv_mode
 from llava.eval.provenance import (
+    add_digests,
     environment,
     file_digest,
     fingerprint,
@@ -28,11 +29,9 @@ from llava.eval.provenance import (
     refuse_other_settings,
     write_provenance,
 )
-from llava.eval.settings import DriverSettings, add_driver_flags
+from llava.eval.settings import DriverSettings
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model
-
-__all__ = ["DriverSettings", "add_driver_flags", "answer_items", "get_chunk", "read_json_lines", "split_list"]
 
 
 def answer_items(items: Sequence[Item], settings: DriverSettings) -> None:

@@ -11,9 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from llava.errors import UserError, exit_on_user_error
-from llava.eval.batches import add_digests
-from llava.eval.items import read_json_lines
-from llava.eval.provenance import now, provenance_path, read_provenance, refuse_other_settings, write_provenance
+from llava.eval.provenance import (
+    add_digests,
+    now,
+    provenance_path,
+    read_provenance,
+    refuse_other_settings,
+    write_provenance,
+)
+from llava.eval.records import read_json_lines
 
 
 def merge_chunks(question_file: str, answers_dir: str, num_chunks: int, answers_file: str) -> int:

@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.batches import ItemDataset
-from llava.eval.driver import DriverSettings, add_driver_flags, answer_items, get_chunk, read_json_lines, split_list
-from llava.eval.items import Item, require_keys
+from llava.eval.driver import answer_items
+from llava.eval.items import Item
+from llava.eval.records import get_chunk, read_json_lines, require_keys, split_list
+from llava.eval.settings import DriverSettings, add_driver_flags
 
 __all__ = ["CustomDataset", "collate_fn", "create_data_loader", "eval_model", "get_chunk", "split_list"]
 

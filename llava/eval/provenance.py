@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,7 @@ from llava.errors import UserError
 CHECKPOINT_SUFFIXES = {".safetensors", ".bin", ".json", ".model"}
 NOT_THE_MODEL = {"training_args.bin", "trainer_state.json"}
 READ_BYTES = 1 << 22
+DIGEST_MODULUS = 1 << 256
 PACKAGES = ("llava", "torch", "transformers", "tokenizers", "sentencepiece", "accelerate", "peft", "pillow", "numpy")
 
 
@@ -86,6 +88,11 @@ def fingerprint(name: str) -> dict[str, str]:
 def file_digest(path: Path) -> str:
     """SHA-256 of one small file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def add_digests(digests: Sequence[int]) -> int:
+    """One number for many inputs. A sum, so that chunks add up to the digest of the undivided run, in any order."""
+    return sum(digests) % DIGEST_MODULUS
 
 
 def environment() -> dict[str, Any]:

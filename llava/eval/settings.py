@@ -35,21 +35,20 @@ class DriverSettings:
 
         Raises UserError for a value out of its range.
         """
-        given = vars(args) if isinstance(args, argparse.Namespace) else {n: getattr(args, n) for n in dir(args)}
-        sampling = {name: given[name] for name in Sampling.__dataclass_fields__ if name in given}
+        sampling = {name: getattr(args, name) for name in Sampling.__dataclass_fields__ if hasattr(args, name)}
         settings = cls(
-            model_path=os.path.expanduser(given["model_path"]),
-            model_base=given["model_base"],
-            question_file=given["question_file"],
-            answers_file=given["answers_file"],
-            conv_mode=given["conv_mode"],
-            num_chunks=given["num_chunks"],
-            chunk_idx=given["chunk_idx"],
+            model_path=os.path.expanduser(args.model_path),
+            model_base=args.model_base,
+            question_file=args.question_file,
+            answers_file=args.answers_file,
+            conv_mode=args.conv_mode,
+            num_chunks=args.num_chunks,
+            chunk_idx=args.chunk_idx,
             sampling=Sampling(**sampling),
-            batch_size=given.get("batch_size", 1),
-            workers=given.get("workers", DEFAULT_WORKERS),
-            seed=given.get("random_seed", DEFAULT_SEED),
-            resume=given.get("resume", False),
+            batch_size=getattr(args, "batch_size", 1),
+            workers=getattr(args, "workers", DEFAULT_WORKERS),
+            seed=getattr(args, "random_seed", DEFAULT_SEED),
+            resume=getattr(args, "resume", False),
         )
         settings.validate()
         return settings
@@ -67,12 +66,21 @@ class DriverSettings:
 
 
 def add_driver_flags(
-    parser: argparse.ArgumentParser, *, conv_mode: str = "llava_v1", max_new_tokens: int = 1024
+    parser: argparse.ArgumentParser,
+    *,
+    conv_mode: str = "llava_v1",
+    max_new_tokens: int | None = None,
+    sampling_flags: bool = True,
 ) -> None:
     """Upstream's flags with its defaults, then this project's.
 
-    Users abbreviate flags, and ``argparse`` takes any prefix that is unique. So no new flag may share its first letter
-    with one of any upstream driver: those begin with a, c, h, i, l, m, n, q, s and t.
+    Users abbreviate flags, and ``argparse`` takes any prefix that is unique. So a driver gets only those flags that
+    upstream's has, and no new flag may share its first letter with one of any upstream driver: those begin with a, c,
+    h, i, l, m, n, q, s and t.
+
+    Args:
+        max_new_tokens: default of the flag; None for drivers that have no such flag.
+        sampling_flags: whether the driver has ``--top_p`` and ``--num_beams``.
     """
     text_flags = {
         "--model-path": ("facebook/opt-350m", "checkpoint folder or hub name"),
@@ -87,9 +95,11 @@ def add_driver_flags(
     parser.add_argument("--num-chunks", type=int, default=1, help="cut the questions into so many pieces")
     parser.add_argument("--chunk-idx", type=int, default=0, help="the piece to answer, from 0")
     parser.add_argument("--temperature", type=float, default=0.2, help="0 decodes greedily (default: 0.2)")
-    parser.add_argument("--top_p", type=float, default=None, help="sample from the likeliest tokens of this total")
-    parser.add_argument("--num_beams", type=int, default=1, help="beams of beam search (default: 1)")
-    parser.add_argument("--max_new_tokens", type=int, default=max_new_tokens, help=f"default: {max_new_tokens}")
+    if sampling_flags:
+        parser.add_argument("--top_p", type=float, default=None, help="sample from the likeliest tokens of this total")
+        parser.add_argument("--num_beams", type=int, default=1, help="beams of beam search (default: 1)")
+    if max_new_tokens is not None:
+        parser.add_argument("--max_new_tokens", type=int, default=max_new_tokens, help=f"default: {max_new_tokens}")
 
     ours = parser.add_argument_group("beyond LLaVA v1.2.2")
     ours.add_argument("--batch-size", type=int, default=1, help="questions answered at once (default: 1)")

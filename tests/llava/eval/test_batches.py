@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from llava.eval.batches import BATCHES_IN_WINDOW, Sample, add_digests, collate, plan_batches
+from llava.eval.batches import BATCHES_IN_WINDOW, Sample, collate, plan_batches
 from llava.eval.items import Item
 
 
@@ -60,8 +60,3 @@ def test_pictures_of_different_tiling_stay_a_list_and_text_has_none() -> None:
     batch = collate([sample(), sample()])
     assert batch.images is None
     assert batch.image_sizes is None
-
-
-def test_digests_of_chunks_add_up_to_that_of_the_whole() -> None:
-    digests = [2**256 - 1, 2**255, 12345, 2**200]
-    assert add_digests([add_digests(digests[:1]), add_digests(digests[1:])]) == add_digests(digests[::-1]) < 2**256

@@ -9,8 +9,8 @@ import torch
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.errors import UserError
 from llava.eval import model_vqa_loader
-from llava.eval.items import read_json_lines
 from llava.eval.model_vqa_loader import CustomDataset, create_data_loader
+from llava.eval.records import read_json_lines
 from llava.model.builder import load_pretrained_model
 
 

@@ -8,6 +8,7 @@ import pytest
 from llava.errors import UserError
 from llava.eval import provenance
 from llava.eval.provenance import (
+    add_digests,
     add_score,
     environment,
     fingerprint,
@@ -94,3 +95,8 @@ def test_versions_are_those_installed() -> None:
     versions = environment()["versions"]
     assert versions["torch"].startswith("2.")
     assert json.dumps(versions)
+
+
+def test_digests_of_chunks_add_up_to_that_of_the_whole() -> None:
+    digests = [2**256 - 1, 2**255, 12345, 2**200]
+    assert add_digests([add_digests(digests[:1]), add_digests(digests[1:])]) == add_digests(digests[::-1]) < 2**256

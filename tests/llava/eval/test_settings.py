@@ -5,26 +5,18 @@ import pytest
 from llava.eval import model_vqa_loader, run_llava
 from llava.eval.settings import add_driver_flags
 
-# What each upstream driver knows beside the flags that all have.
-EXTRA_FLAGS = {
-    "model_vqa": (),
-    "model_vqa_mmbench": ("--all-rounds", "--single-pred-prompt", "--lang"),
-    "model_vqa_science": ("--answer-prompter", "--single-pred-prompt"),
-}
-UPSTREAM_FLAGS = (
-    "--model-path",
-    "--model-base",
-    "--image-folder",
-    "--question-file",
-    "--answers-file",
-    "--conv-mode",
-    "--num-chunks",
-    "--chunk-idx",
-    "--temperature",
-    "--top_p",
-    "--num_beams",
-    "--max_new_tokens",
+COMMON_FLAGS = (
+    *("--model-path", "--model-base", "--image-folder", "--question-file", "--answers-file", "--conv-mode"),
+    *("--num-chunks", "--chunk-idx", "--temperature"),
 )
+SAMPLING_FLAGS = ("--top_p", "--num_beams")
+# What upstream's drivers have beside the common flags: those that this project's function adds, and their own.
+DRIVERS = {
+    "model_vqa": ({}, SAMPLING_FLAGS, ()),
+    "model_vqa_loader": ({"max_new_tokens": 128}, (*SAMPLING_FLAGS, "--max_new_tokens"), ()),
+    "model_vqa_mmbench": ({}, SAMPLING_FLAGS, ("--all-rounds", "--single-pred-prompt", "--lang")),
+    "model_vqa_science": ({"sampling_flags": False}, (), ("--answer-prompter", "--single-pred-prompt")),
+}
 
 
 def unique_prefixes(flags: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -33,15 +25,16 @@ def unique_prefixes(flags: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(prefix, flag) for prefix, flag in prefixes if sum(other.startswith(prefix) for other in known) == 1]
 
 
-@pytest.mark.parametrize("driver", EXTRA_FLAGS)
+@pytest.mark.parametrize("driver", DRIVERS)
 def test_every_abbreviation_that_upstream_understands_still_works(driver: str) -> None:
+    settings, shared, own = DRIVERS[driver]
     parser = argparse.ArgumentParser()
-    add_driver_flags(parser)
-    for flag in EXTRA_FLAGS[driver]:
+    add_driver_flags(parser, **settings)
+    for flag in own:
         parser.add_argument(flag)
-    prefixes = unique_prefixes(UPSTREAM_FLAGS + EXTRA_FLAGS[driver])
-    assert ("--q", "--question-file") in prefixes
-    assert ("--model-p", "--model-path") in prefixes
+    prefixes = unique_prefixes(COMMON_FLAGS + shared + own)
+    assert {("--q", "--question-file"), ("--model-p", "--model-path")} <= set(prefixes)
+    assert (("--n", "--num-chunks") in prefixes) == (driver == "model_vqa_science")
     for prefix, flag in prefixes:
         parsed = vars(parser.parse_args([prefix, "1"]))
         assert str(parsed[flag.removeprefix("--").replace("-", "_")]).startswith("1"), prefix
