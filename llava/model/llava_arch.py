@@ -123,13 +123,16 @@ class LlavaMetaForCausalLM(ABC):
         if not needs.layers:
             return projector(tower(images).to(dtype))
         features, layers = tower.forward_layers(images, needs.layers)
+        # Under autocast the stack stays in the tower's half precision; all that a copy would add is memory.
+        if not torch.is_autocast_enabled(layers.device.type):
+            layers = layers.to(dtype)
         extra = {}
         if needs.query is not None:
             if query is None:
                 query = features.new_zeros(len(features), 1, self.config.hidden_size)
                 query_mask = torch.zeros(len(features), 1, dtype=torch.bool, device=features.device)
             extra = {"query": query.to(dtype), "query_mask": query_mask}
-        return projector(features.to(dtype), layers.to(dtype), **extra)
+        return projector(features.to(dtype), layers, **extra)
 
     def _image_tokens(
         self, images: Tensor | list[Tensor], image_sizes: Any, query: tuple[Tensor, Tensor] | None, samples: Tensor

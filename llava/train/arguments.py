@@ -3,7 +3,7 @@
 import os
 import sys
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import torch
 import transformers
@@ -117,11 +117,18 @@ class TrainingArguments(transformers.TrainingArguments):
             )
 
 
+class _Parser(HfArgumentParser):
+    """transformers' parser; a wrong value is one line instead of three screens of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
 def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
     """Parse the command line; UserError for unknown flags and for flags that contradict each other."""
     import ccra_patch.register  # noqa: F401  (its settings are checked below)
 
-    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments))
+    parser = _Parser((ModelArguments, DataArguments, TrainingArguments))
     try:
         model_args, data_args, training_args, unknown = parser.parse_args_into_dataclasses(
             argv if argv is not None else sys.argv[1:], return_remaining_strings=True
@@ -129,7 +136,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, Data
     except ValueError as error:
         raise UserError(str(error).splitlines()[0]) from error
     if unknown:
-        raise UserError(f"unknown arguments {' '.join(unknown)}; flags are spelled with underscores, see --help")
+        raise UserError(f"unknown arguments {' '.join(unknown)}; see --help for those that exist")
     _check(model_args, data_args, training_args)
     return model_args, data_args, training_args
 
