@@ -100,7 +100,7 @@ def select_query(input_ids: Tensor, attention_mask: Tensor | None, markers: Quer
     place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     marker_at = torch.where(length > 0, place, -1).cummax(dim=1).values  # the last marker at or before each position
     in_marker = torch.where(length > 0, place + length, 0).cummax(dim=1).values > place
-    in_human_turn = opens.gather(1, marker_at.clamp(min=0)) & (marker_at >= 0)
+    in_human_turn = opens.gather(1, marker_at.clamp(min=0))  # before the first marker: position 0, which opens nothing
 
     selected = in_human_turn & ~in_marker & (ids >= 0)
     for token in markers.skip:
