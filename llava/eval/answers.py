@@ -74,7 +74,7 @@ class AnswersFile:
 
     def add(self, indices: Sequence[int], texts: Sequence[str]) -> None:
         """Answers to the items at ``indices``; those that the file already has are left as they stand."""
-        self._waiting |= {i: text for i, text in zip(indices, texts, strict=True) if i >= self.finished}
+        self._waiting |= dict(zip(indices, texts, strict=True))
         while self.finished in self._waiting:
             self._file.write(self._line(self.items[self.finished], self._waiting.pop(self.finished)))
             self._file.flush()

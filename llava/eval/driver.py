@@ -83,9 +83,8 @@ def answer_items(items: Sequence[Item], settings: DriverSettings) -> None:
         for number, (indices, batch) in enumerate(load_batches(dataset, plan, settings.workers)):
             digests += batch.digests
             if max(indices) >= finished:
-                torch.manual_seed(
-                    settings.seed + number
-                )  # each batch its own: a resumed run samples what the first would
+                # Every batch has a seed of its own, so that a resumed run samples what the first one would have.
+                torch.manual_seed(settings.seed + number)
                 answers.add(indices, generate_texts(model, tokenizer, settings.sampling, **batch.model_inputs()))
             progress.update(len(indices))
 
