@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from llava.errors import UserError
 from llava.eval.items import Item, open_image, render_prompt
@@ -68,7 +69,7 @@ class ItemDataset(Dataset):
         self.items = items
         self.prompt_ids: list[Tensor] = [
             torch.tensor(tokenizer_image_token(render_prompt(item.text, conv_mode, start_end), tokenizer))
-            for item in items
+            for item in tqdm(items, unit="question", desc="Tokenising", delay=2)
         ]
         self.image_processor = image_processor
         self.model_config = model_config
