@@ -67,11 +67,7 @@ def _probes(conv: Conversation, markers: list[str], vocab: dict[str, int]) -> li
         text = f"{_BEGINNINGS[number % len(_BEGINNINGS)]}It is{ending}"
         dialogue.append_message(conv.roles[0], text)
         dialogue.append_message(conv.roles[1], text)
-    prompt = dialogue.get_prompt()
-    by_hand = [f"{marker} It is {marker} It is\n{marker} It is" for marker in markers]
-    if conv.sep_style is SeparatorStyle.SINGLE:  # training writes these templates as lines "### Human: ..."
-        by_hand.append(prompt.replace(conv.sep, f"\n{conv.sep} "))
-    return [prompt, *by_hand]
+    return [dialogue.get_prompt(), *(f"{marker} It is {marker} It is\n{marker} It is" for marker in markers)]
 
 
 def _run_ins(conv: Conversation, vocab: dict[str, int]) -> list[str]:

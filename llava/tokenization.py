@@ -67,7 +67,7 @@ class LlamaTokenizer(SentencePieceBackend):
             **{"clean_up_tokenization_spaces": False, **kwargs},
         )
 
-    def tokenize(self, text: str, **kwargs: Any) -> list[str]:  # type: ignore[override]
+    def tokenize(self, text: str, **kwargs: Any) -> list[str]:
         return [piece for piece, _ in self.pieces_with_spans(text)]
 
     def pieces_with_spans(self, text: str) -> list[tuple[str, Span]]:
