@@ -1,1 +1,31 @@
-"""CCRA for LLaVA: the vision-language projector of the paper, in torch and einops alone."""
+"""CCRA for LLaVA: a vision-language projector in which the question chooses vision layers and patches.
+
+Needs torch and einops; knows nothing of llava, except in :mod:`ccra_patch.register`. Where to change what:
+
+* :mod:`~ccra_patch.attention`: the equations of TokenImportance, LPWCA, LWCA and PWCA
+* :mod:`~ccra_patch.pai`: the chain of them, and the maps it returns
+* :mod:`~ccra_patch.projector`: the fusion with the selected layer
+* :mod:`~ccra_patch.smoothing`: smoothing along depth
+* :mod:`~ccra_patch.lean`: the two reads of the layer stack, and nothing else of its size
+* :mod:`~ccra_patch.query`: which tokens are the question
+* :mod:`~ccra_patch.settings`: flags and config keys
+* :mod:`~ccra_patch.picture`: maps drawn over their picture (needs matplotlib and pillow)
+
+Shapes everywhere: B images, L vision layers, N patches, T query tokens, S tokens of a sequence, d vision width, D width
+of the language model, h hidden width of the attentions.
+"""
+
+from ccra_patch.pai import AttentionMaps, PAIStack, num_attention_parameters
+from ccra_patch.projector import CCRAProjector
+from ccra_patch.query import QueryMarkers, select_query
+from ccra_patch.settings import CCRASettings
+
+__all__ = [
+    "AttentionMaps",
+    "CCRAProjector",
+    "CCRASettings",
+    "PAIStack",
+    "QueryMarkers",
+    "num_attention_parameters",
+    "select_query",
+]
