@@ -80,7 +80,11 @@ class LlavaMetaModel:
         if old is None or self._projector_settings() != before:
             if state is None and old is not None:
                 state = dict(old.state_dict())  # a whole LLaVA is its own adapter
-            self.mm_projector = build_vision_projector(config).to(dtype=self.dtype, device=self.device)
+            with torch.random.fork_rng(devices=[]):
+                # By the run's seed alone, not by how many random numbers loading took under this launcher.
+                torch.manual_seed(torch.initial_seed())
+                projector = build_vision_projector(config)
+            self.mm_projector = projector.to(dtype=self.dtype, device=self.device)
         if "unpad" in config.mm_patch_merge_type and getattr(self, "image_newline", None) is None:
             scale = config.hidden_size**-0.5
             self.image_newline = nn.Parameter(torch.randn(config.hidden_size, dtype=self.dtype) * scale)

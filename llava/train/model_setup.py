@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llava import conversation
 from llava.errors import UserError
@@ -186,6 +187,13 @@ def give_it_eyes(
             inner.image_newline.requires_grad_(True)
     if training_args.freeze_mm_mlp_adapter:
         inner.mm_projector.requires_grad_(False)
+    if is_deepspeed_zero3_enabled():
+        # ZeRO-3 gathers a module's own weights when it is called. A projector may read those of its parts without
+        # calling them, so all are gathered when it is called.
+        from deepspeed.runtime.zero import register_external_parameter
+
+        for parameter in inner.mm_projector.parameters():
+            register_external_parameter(inner.mm_projector, parameter)
     model.initialize_vision_tokenizer(model_args, tokenizer=tokenizer)
     if inner.mm_projector.needs.query is not None:
         config.mm_query_markers = query_markers(conversation.default_conversation, tokenizer).to_dict()

@@ -160,7 +160,9 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
         model.enable_input_require_grads()
     tokenizer = build_tokenizer(model_args, training_args, model)
 
-    # 4. LoRA before the tower and projector exist, so that it cannot touch them.
+    # 4. LoRA before the tower and projector exist, so that it cannot touch them. Seeded again: how many random numbers
+    #    loading took depends on the launcher.
+    set_seed(training_args.seed)
     if training_args.lora_enable:
         model = wrap_with_lora(model, training_args)
 
