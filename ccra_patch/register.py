@@ -1,7 +1,7 @@
 """CCRA's line in llava's register of projectors: the only place where the two packages meet."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -40,7 +40,7 @@ def _load_adapter(projector: nn.Module, state: Mapping[str, Tensor]) -> None:
         load_exactly(projector, state)
         return
     try:
-        projector.load_plain_adapter(dict(state))
+        cast(CCRAProjector, projector).load_plain_adapter(state)
     except ValueError as error:
         raise UserError(str(error)) from error
 

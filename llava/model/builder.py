@@ -31,7 +31,7 @@ from llava.tokenization import load_tokenizer
 logger = logging.getLogger(__name__)
 
 # The language model's family -> our classes. "llava" is what LLaVA-1.x wrote before HF took the name for its own class.
-FAMILIES = {
+FAMILIES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
     "llama": (LlavaConfig, LlavaLlamaForCausalLM),
     "llava": (LlavaConfig, LlavaLlamaForCausalLM),
     "llava_llama": (LlavaConfig, LlavaLlamaForCausalLM),
@@ -145,10 +145,9 @@ def load_pretrained_model(
         model = _load_text_model(checkpoint, load_args)
         return tokenizer, model, None, _context_length(model)
 
-    if checkpoint.is_lora:
-        model = _load_lora(checkpoint, load_args)
-    elif checkpoint.base is not None:
-        model = _load_projector_on_base(checkpoint, load_args)
+    if checkpoint.base is not None:
+        load = _load_lora if checkpoint.is_lora else _load_projector_on_base
+        model = load(checkpoint, checkpoint.base, load_args)
     else:
         config, model_class = load_config(checkpoint.config, model_path)
         model = _from_pretrained(model_class, model_path, config, load_args)
@@ -189,18 +188,18 @@ def _from_pretrained(
     return model
 
 
-def _load_on_base(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedModel:
+def _load_on_base(checkpoint: Checkpoint, base: str, load_args: dict[str, Any]) -> PreTrainedModel:
     """The base's language model under the checkpoint's config; what the base lacks must be filled by the caller."""
-    base_file = find_file(checkpoint.base, "config.json")
+    base_file = find_file(base, "config.json")
     if base_file is None:
-        raise UserError(f"base model {checkpoint.base} has no config.json; give a folder of a model or a hub name")
+        raise UserError(f"base model {base} has no config.json; give a folder of a model or a hub name")
     base_config = read_json(base_file)
     config, model_class = load_config(
         checkpoint.config | {"vocab_size": base_config.get("vocab_size", checkpoint.config.get("vocab_size"))},
         checkpoint.path,
     )
     return _from_pretrained(
-        model_class, checkpoint.base, config, load_args, may_lack=("mm_projector", "image_newline", "vision_tower")
+        model_class, base, config, load_args, may_lack=("mm_projector", "image_newline", "vision_tower")
     )
 
 
@@ -215,10 +214,10 @@ def _fill(model: PreTrainedModel, weights: dict[str, Tensor], source: str) -> No
         raise UserError(f"{source} holds {unexpected[0]!r}, which the model does not have; is it for another base?")
 
 
-def _load_lora(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedModel:
+def _load_lora(checkpoint: Checkpoint, base: str, load_args: dict[str, Any]) -> PreTrainedModel:
     from peft import PeftModel
 
-    model = _load_on_base(checkpoint, load_args)
+    model = _load_on_base(checkpoint, base, load_args)
     trainables = find_file(checkpoint.path, "non_lora_trainables.bin")
     if trainables is None:
         raise UserError(f"{checkpoint.path} has no non_lora_trainables.bin; the projector of this LoRA is missing")
@@ -229,8 +228,8 @@ def _load_lora(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedM
     return PeftModel.from_pretrained(model, checkpoint.path).merge_and_unload()
 
 
-def _load_projector_on_base(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedModel:
-    model = _load_on_base(checkpoint, load_args)
+def _load_projector_on_base(checkpoint: Checkpoint, base: str, load_args: dict[str, Any]) -> PreTrainedModel:
+    model = _load_on_base(checkpoint, base, load_args)
     file = next((found for name in PROJECTOR_FILES if (found := find_file(checkpoint.path, name))), None)
     if file is None:
         raise UserError(

@@ -27,7 +27,7 @@ from llava.model.merge import ImageSlots, merge
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
-from llava.model.multimodal_projector.registry import find_projector, setting_names
+from llava.model.multimodal_projector.registry import find_projector, needs_of, setting_names
 
 __all__ = ["LlavaMetaForCausalLM", "LlavaMetaModel", "unpad_image"]
 
@@ -37,8 +37,12 @@ logger = logging.getLogger(__name__)
 class LlavaMetaModel:
     """Mix-in of the inner model: holds the vision tower, the projector and, for ``unpad``, the newline embedding."""
 
+    vision_tower: CLIPVisionTower | list[CLIPVisionTower]
+    mm_projector: nn.Module
+    image_newline: nn.Parameter
+
     def __init__(self, config: Any) -> None:
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]  # the decoder's, next in line
         if hasattr(config, "mm_vision_tower"):
             self.vision_tower = build_vision_tower(config, delay_load=True)
             self.mm_projector = build_vision_projector(config)
@@ -56,11 +60,11 @@ class LlavaMetaModel:
         Raises UserError for an unknown projector type or tower, settings that cannot be, an adapter that does not fit.
         """
         config = self.config
-        if self.get_vision_tower() is None:
+        tower = self.get_vision_tower()
+        if tower is None:
             tower = build_vision_tower(model_args)
             self.vision_tower = [tower] if fsdp else tower
         else:
-            tower = self.get_vision_tower()
             tower.load_model()
 
         before = self._projector_settings()
@@ -122,7 +126,7 @@ class LlavaMetaForCausalLM(ABC):
         """
         projector = self.get_model().mm_projector
         tower = self.get_vision_tower()
-        needs = projector.needs
+        needs = needs_of(projector)
         dtype = next((parameter.dtype for parameter in projector.parameters()), images.dtype)
         if not needs.layers:
             return projector(tower(images).to(dtype))
@@ -180,7 +184,7 @@ class LlavaMetaForCausalLM(ABC):
 
     def _query(self, input_ids: Tensor, valid: Tensor, token_embeds: Tensor) -> tuple[Tensor, Tensor] | None:
         """The question's embeddings ``[B, T, D]`` and mask ``[B, T]``, when the projector asks for them."""
-        mode = self.get_model().mm_projector.needs.query
+        mode = needs_of(self.get_model().mm_projector).query
         if mode is None:
             return None
         markers = getattr(self.config, "mm_query_markers", None)
@@ -198,7 +202,7 @@ class LlavaMetaForCausalLM(ABC):
 
     def prepare_inputs_labels_for_multimodal(
         self,
-        input_ids: Tensor,
+        input_ids: Any,
         position_ids: Tensor | None,
         attention_mask: Tensor | None,
         past_key_values: Any,

@@ -3,7 +3,7 @@
 import os
 import sys
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 import transformers
@@ -18,33 +18,33 @@ from llava.model.multimodal_projector.registry import find_projector, registered
 class ModelArguments(CCRASettings):
     """Which language model, tower and projector; the projectors' own settings are inherited."""
 
-    model_name_or_path: str | None = field(
+    model_name_or_path: str = field(
         default="facebook/opt-125m", metadata={"help": "Language model or LLaVA checkpoint: folder or hub name."}
     )
-    version: str | None = field(default="v0", metadata={"help": "Conversation template, a key of conv_templates."})
+    version: str = field(default="v0", metadata={"help": "Conversation template, a key of conv_templates."})
     freeze_backbone: bool = field(default=False, metadata={"help": "Freeze the language model's inner model."})
     tune_mm_mlp_adapter: bool = field(default=False, metadata={"help": "Stage 1: train nothing but the projector."})
     vision_tower: str | None = field(default=None, metadata={"help": "CLIP folder or hub name; none = text only."})
-    mm_vision_select_layer: int | None = field(
+    mm_vision_select_layer: int = field(
         default=-1, metadata={"help": "Hidden state of the tower that the projector reads; negative from the end."}
     )
     pretrain_mm_mlp_adapter: str | None = field(
         default=None, metadata={"help": "mm_projector file to start the projector from."}
     )
-    mm_projector_type: str | None = field(default="linear", metadata={"help": "A registered projector type."})
+    mm_projector_type: str = field(default="linear", metadata={"help": "A registered projector type."})
     mm_use_im_start_end: bool = field(default=False, metadata={"help": "Put <im_start>, <im_end> around pictures."})
     mm_use_im_patch_token: bool = field(default=True, metadata={"help": "Add <im_patch> to the vocabulary."})
-    mm_patch_merge_type: str | None = field(default="flat", metadata={"help": "flat, spatial or spatial_unpad."})
-    mm_vision_select_feature: str | None = field(
+    mm_patch_merge_type: str = field(default="flat", metadata={"help": "flat, spatial or spatial_unpad."})
+    mm_vision_select_feature: str = field(
         default="patch", metadata={"help": "patch drops the class token, cls_patch keeps it."}
     )
 
 
 @dataclass
 class DataArguments:
-    """Which samples and pictures. ``image_processor`` and ``mm_use_im_start_end`` are added once the tower stands."""
+    """Which samples and pictures."""
 
-    data_path: str = field(default=None, metadata={"help": "JSON list of samples."})
+    data_path: str = field(default="", metadata={"help": "JSON list of samples."})
     lazy_preprocess: bool = field(default=False, metadata={"help": "Accepted for upstream's scripts; always lazy."})
     is_multimodal: bool = field(default=False, metadata={"help": "Set by --vision_tower."})
     image_folder: str | None = field(default=None, metadata={"help": "Root of the samples' image paths."})
@@ -55,6 +55,9 @@ class DataArguments:
     bad_image_policy: str = field(
         default="fail", metadata={"help": "A picture that is missing or broken: fail, or skip (dropped and counted)."}
     )
+    # No flags: what the data set must know of the model, once that stands.
+    image_processor: Any = field(init=False, default=None)
+    mm_use_im_start_end: bool = field(init=False, default=False)
 
 
 @dataclass
@@ -102,8 +105,10 @@ class TrainingArguments(transformers.TrainingArguments):
             self.train_sampling_strategy = "group_by_length"
         if self.logging_dir is not None:
             os.environ.setdefault("TENSORBOARD_LOGGING_DIR", self.logging_dir)
-        if self.gradient_checkpointing is not None and hasattr(self, "activation_checkpointing"):
-            self.activation_checkpointing, self.gradient_checkpointing = self.gradient_checkpointing, None
+        given: Any = self
+        if hasattr(given, "activation_checkpointing"):  # the name in newer transformers; the old one only warns
+            given.activation_checkpointing = given.activation_checkpointing or given.gradient_checkpointing
+            given.gradient_checkpointing = None
         if self.no_cuda or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
             self.use_cpu = True
         if self.use_cpu:
@@ -143,7 +148,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, Data
 
 def _check(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> None:
     """Refuse what cannot work before anything is loaded."""
-    if data_args.data_path is None:
+    if not data_args.data_path:
         raise UserError("--data_path is missing; give the JSON list of training samples")
     if training_args.output_dir is None:
         raise UserError("--output_dir is missing; give the folder that the run may write to")

@@ -28,7 +28,7 @@ NamedParameters = Iterable[tuple[str, Tensor]]
 
 def maybe_zero_3(param: Tensor, ignore_status: bool = False, name: str | None = None) -> Tensor:
     """A CPU copy of a parameter; one that ZeRO-3 has partitioned is gathered first (all ranks must call)."""
-    if hasattr(param, "ds_id"):
+    if hasattr(param, "ds_id") and hasattr(param, "ds_status"):
         from deepspeed import zero
         from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 

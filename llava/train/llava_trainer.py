@@ -1,6 +1,6 @@
 """transformers' Trainer with LLaVA's sampler, learning-rate groups and checkpoints."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -43,7 +43,7 @@ class LLaVATrainer(Trainer):
         return LengthGroupedSampler(
             self.args.train_batch_size,
             world_size=self.args.world_size * self.args.gradient_accumulation_steps,
-            lengths=dataset.modality_lengths,
+            lengths=cast(Any, dataset).modality_lengths,
             group_by_modality=True,
         )
 
@@ -54,7 +54,7 @@ class LLaVATrainer(Trainer):
         kinds = [(False, True), (False, False), (True, True), (True, False)]
         groups: dict[tuple[bool, bool], dict[str, Any]] = {}
         for of_projector, decays in kinds if projector_lr is not None else kinds[:2]:
-            group = {"params": [], "weight_decay": self.args.weight_decay if decays else 0.0}
+            group: dict[str, Any] = {"params": [], "weight_decay": self.args.weight_decay if decays else 0.0}
             groups[of_projector, decays] = group | ({"lr": projector_lr} if of_projector else {})
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:

@@ -12,6 +12,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from llava import conversation
 from llava.errors import UserError
 from llava.model.builder import find_file, load_config, read_json
+from llava.model.multimodal_projector.registry import needs_of
 from llava.query_markers import query_markers
 from llava.tokenization import load_tokenizer
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
@@ -67,6 +68,7 @@ def _quantised(training_args: TrainingArguments) -> dict[str, Any]:
 
     if not is_bitsandbytes_available():
         raise UserError(f"--bits {training_args.bits} needs bitsandbytes; install it with: pip install bitsandbytes")
+    options: dict[str, Any]
     if training_args.bits == 8:
         options = {"load_in_8bit": True, "llm_int8_threshold": 6.0, "llm_int8_has_fp16_weight": False}
     else:
@@ -195,7 +197,7 @@ def give_it_eyes(
         for parameter in inner.mm_projector.parameters():
             register_external_parameter(inner.mm_projector, parameter)
     model.initialize_vision_tokenizer(model_args, tokenizer=tokenizer)
-    if inner.mm_projector.needs.query is not None:
+    if needs_of(inner.mm_projector).query is not None:
         config.mm_query_markers = query_markers(conversation.default_conversation, tokenizer).to_dict()
 
 

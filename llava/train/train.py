@@ -94,7 +94,7 @@ def latest_checkpoint(output_dir: str) -> str | None:
     return None
 
 
-def parameter_table(model: torch.nn.Module, args: TrainingArguments) -> str:
+def parameter_table(model: Any, args: TrainingArguments) -> str:
     """What trains, with how many parameters and which learning rate."""
     inner = model.get_model() if hasattr(model, "get_model") else model
     eyes = {

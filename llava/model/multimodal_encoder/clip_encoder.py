@@ -1,7 +1,7 @@
 """CLIP's vision transformer as LLaVA's eye: one layer for upstream's callers, any layers for those who ask."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Set
 from typing import Any
 
 import torch
@@ -83,7 +83,7 @@ class CLIPVisionTower(nn.Module):
             raise UserError(f"vision layers {list(layers)} name a layer twice; each layer may be given once")
         return resolved
 
-    def _hidden_states(self, images: Tensor, wanted: Sequence[int]) -> dict[int, Tensor]:
+    def _hidden_states(self, images: Tensor, wanted: Set[int]) -> dict[int, Tensor]:
         """Run the transformer up to the deepest wanted index; ``{index: [B, 1 + N, d]}``.
 
         Block by block and not by ``output_hidden_states``: the hooks behind that flag double their output once the
@@ -112,13 +112,15 @@ class CLIPVisionTower(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         """Pixels ``[B, 3, H, W]`` -> the selected layer ``[B, N, d]`` in the pixels' dtype; a list gives a list."""
-        if isinstance(images, list):
-            sizes = {image.shape for image in images}
-            if len(sizes) == 1:
-                return list(self.forward(torch.stack(images)).unsqueeze(1).unbind(0))
-            return [self.forward(image.unsqueeze(0)) for image in images]
+        if not isinstance(images, list):
+            return self._selected_layer(images)
+        if len({image.shape for image in images}) == 1:
+            return list(self._selected_layer(torch.stack(images)).unsqueeze(1).unbind(0))
+        return [self._selected_layer(image.unsqueeze(0)) for image in images]
+
+    def _selected_layer(self, images: Tensor) -> Tensor:
         (index,) = self.hidden_state_indices((self.select_layer,))
-        return self._select_tokens(self._hidden_states(images, (index,))[index]).to(images.dtype)
+        return self._select_tokens(self._hidden_states(images, {index})[index]).to(images.dtype)
 
     @torch.no_grad()
     def forward_layers(self, images: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """LLaVA's own projectors, and the builder that turns ``config.mm_projector_type`` into a module."""
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -64,5 +64,5 @@ def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any)
 
     spec = find_projector(getattr(config, "mm_projector_type", "linear"))
     projector = spec.build(config)
-    projector.needs = spec.needs(config)
+    cast(Any, projector).needs = spec.needs(config)
     return projector

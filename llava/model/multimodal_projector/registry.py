@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -100,6 +100,11 @@ def registered_projectors() -> tuple[ProjectorSpec, ...]:
 def setting_names(spec: ProjectorSpec) -> tuple[str, ...]:
     """The flags and config keys of a projector type."""
     return tuple(f.name for f in fields(spec.settings)) if spec.settings is not None else ()
+
+
+def needs_of(projector: nn.Module) -> Needs:
+    """What the builder noted that this projector asks for."""
+    return cast(Needs, projector.needs)
 
 
 def find_projector(projector_type: str) -> ProjectorSpec:
