@@ -12,6 +12,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
+from packaging.version import Version
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.tokenization_utils_sentencepiece import SPIECE_UNDERLINE, SentencePieceBackend
 from transformers.utils import cached_file
@@ -21,6 +23,9 @@ from llava.errors import UserError
 logger = logging.getLogger(__name__)
 
 VOCAB_FILE = "tokenizer.model"
+
+# From 0.2.2 on sentencepiece no longer counts a piece's span in characters.
+SPANS_IN_BYTES = Version(sentencepiece.__version__) >= Version("0.2.2")
 
 Span = tuple[int, int]
 
@@ -195,7 +200,14 @@ class LlamaTokenizer(SentencePieceBackend):
 
 def _split(model: Any, text: str) -> list[tuple[str, Span]]:
     """sentencepiece's pieces of ``text`` with spans; bytes of one character share its span."""
-    pieces = [(piece.piece, piece.begin, piece.end) for piece in model.encode(text, out_type="immutable_proto").pieces]
+    if SPANS_IN_BYTES:
+        # A character's bytes after the first belong to it: the place of each byte in characters.
+        chars = [i for i, char in enumerate(text) for _ in char.encode()] + [len(text)]
+        encoded = model.encode(text, out_type="proto").pieces
+        pieces = [(piece.piece, chars[piece.begin], chars[piece.end]) for piece in encoded]
+    else:
+        encoded = model.encode(text, out_type="immutable_proto").pieces
+        pieces = [(piece.piece, piece.begin, piece.end) for piece in encoded]
     spans: list[tuple[str, Span]] = []
     char_end = 0
     for piece, begin, end in reversed(pieces):
