@@ -68,8 +68,8 @@ clean: ## remove caches; .venv, checkpoints and the demo's cache stay
 # -- the environment ---------------------------------------------------------------------------------------------------
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.10 or newer is needed: make setup PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.11 or newer is needed: make setup PYTHON=python3.11" >&2; exit 2; }
 	rm -rf $(VENV)/bin/python* $(STAMPS)
 	$(PYTHON) -m venv $(VENV)
 

@@ -68,7 +68,7 @@ setup(
     description="LLaVA v1.2.2 with CCRA: question-conditioned fusion of vision layers and patches",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.10",  # match statements, X | Y annotations; torch 2.13 has no wheels below
+    python_requires=">=3.11",  # typing.Self and hashlib.file_digest; 3.11 and 3.12 were run
     packages=find_namespace_packages(include=["llava", "llava.*", "ccra_patch", "ccra_patch.*"]),
     package_data={
         "llava": ["py.typed"],

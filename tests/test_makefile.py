@@ -32,7 +32,7 @@ def test_setup_refuses_an_old_python(tmp_path: Path) -> None:
     old.chmod(0o755)
     result = make("setup", f"VENV={tmp_path}/venv", f"PYTHON={old}")
     assert result.returncode == 2
-    assert f"error: {old} is Python 3.8.1; Python 3.10 or newer is needed" in result.stderr
+    assert f"error: {old} is Python 3.8.1; Python 3.11 or newer is needed" in result.stderr
     assert not (tmp_path / "venv").exists()
 
 
