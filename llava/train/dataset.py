@@ -116,12 +116,7 @@ class LazySupervisedDataset(Dataset[Item]):
 
     def _encode(self, sample: Sample) -> Item:
         check_pictures(sample, self.template)
-        paths = pictures_of(sample)
-        sources: Sequence[Turns] = [sample["conversations"]]
-        if paths:
-            sources = preprocess_multimodal(sources, self.data_args, self.template, keep_places=len(paths) > 1)
-        encoded = preprocess(sources, self.tokenizer, has_image=bool(paths), template=self.template)
-        return {"input_ids": encoded["input_ids"][0], "labels": encoded["labels"][0], **self._pixels(paths)}
+        return encode_text(sample, self.tokenizer, self.template, self.data_args) | self._pixels(pictures_of(sample))
 
     def _pixels(self, paths: Sequence[str]) -> Item:
         if not paths:
@@ -230,6 +225,16 @@ def check_settings(data_args: Any, has_images: bool) -> None:
         raise UserError(
             "image_aspect_ratio is anyres; it needs --image_grid_pinpoints, such as [[336, 672], [672, 336]]"
         )
+
+
+def encode_text(sample: Sample, tokenizer: PreTrainedTokenizerBase, template: Conversation, data_args: Any) -> Item:
+    """``input_ids`` and ``labels`` ``[S]`` of a well-formed sample; ``data_args`` as :func:`preprocess_multimodal`."""
+    paths = pictures_of(sample)
+    sources: Sequence[Turns] = [sample["conversations"]]
+    if paths:
+        sources = preprocess_multimodal(sources, data_args, template, keep_places=len(paths) > 1)
+    encoded = preprocess(sources, tokenizer, has_image=bool(paths), template=template)
+    return {"input_ids": encoded["input_ids"][0], "labels": encoded["labels"][0]}
 
 
 def load_picture(path: Path) -> Image.Image:
