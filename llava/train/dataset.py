@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llava import conversation as conversation_lib
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.conversation import Conversation
 from llava.errors import UserError
 from llava.mm_utils import process_images
 from llava.train.preprocess import Turns, preprocess, preprocess_multimodal
