@@ -1,21 +1,39 @@
 """The settings of CCRA: one dataclass whose fields are the command-line flags and the keys of the model's config."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Self
 
 NORM_ORDERS = ("pre", "post")
 QUERY_MODES = ("human", "first", "last")
 
 
 @dataclass
-class CCRASettings:
-    """What ``mm_projector_type=ccra`` can be told.
+class ProjectorSettings:
+    """Base of a projector's settings: a dataclass whose fields are named ``mm_<projector>_<setting>``.
 
     Nothing is checked at construction, so that an argument parser may fill the fields in any order; call
     :meth:`validate` once they are final. :meth:`from_config` does both.
     """
+
+    def validate(self) -> None:
+        """Raise ValueError, in one line, for the first setting that cannot work."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: Any) -> Self:
+        """Read the settings among the attributes of a model's config; a missing one takes its default. Validates."""
+        given = {f.name: getattr(config, f.name) for f in fields(cls) if hasattr(config, f.name)}
+        settings = cls(**given)
+        settings.validate()
+        return settings
+
+
+@dataclass
+class CCRASettings(ProjectorSettings):
+    """What ``mm_projector_type=ccra`` can be told."""
 
     mm_ccra_hidden_dim: int = field(
         default=128, metadata={"help": "Width h of the space in which question and patches are compared (paper: 128)."}
@@ -39,20 +57,11 @@ class CCRASettings:
     )
 
     def validate(self) -> None:
-        """Raise ValueError, in one line, for the first setting that cannot work."""
-        _require_count("mm_ccra_hidden_dim", self.mm_ccra_hidden_dim, "the paper uses 128")
-        _require_count("mm_ccra_kernel_size", self.mm_ccra_kernel_size, "1 = no smoothing")
-        _require_positive("mm_ccra_sigma", self.mm_ccra_sigma, "to switch smoothing off, set mm_ccra_kernel_size to 1")
+        require_count("mm_ccra_hidden_dim", self.mm_ccra_hidden_dim, "the paper uses 128")
+        require_count("mm_ccra_kernel_size", self.mm_ccra_kernel_size, "1 = no smoothing")
+        require_positive("mm_ccra_sigma", self.mm_ccra_sigma, "to switch smoothing off, set mm_ccra_kernel_size to 1")
         require_choice("mm_ccra_norm_order", self.mm_ccra_norm_order, NORM_ORDERS)
         require_choice("mm_ccra_query", self.mm_ccra_query, QUERY_MODES)
-
-    @classmethod
-    def from_config(cls, config: Any) -> "CCRASettings":
-        """Read the ``mm_ccra_*`` attributes of a model's config; a missing one takes its default. Validates."""
-        given = {f.name: getattr(config, f.name) for f in fields(cls) if hasattr(config, f.name)}
-        settings = cls(**given)
-        settings.validate()
-        return settings
 
 
 def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -64,15 +73,25 @@ def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{hint}")
 
 
-def _require_count(name: str, value: int, note: str) -> None:
+def require_count(name: str, value: int, note: str) -> None:
+    """Raise ValueError unless ``value`` is a whole number of at least 1."""
     if type(value) is not int:
         raise ValueError(f"{name} is {value!r}; it must be a whole number ({note})")
     if value < 1:
         raise ValueError(f"{name} is {value}; it must be at least 1 ({note})")
 
 
-def _require_positive(name: str, value: float, note: str) -> None:
+def require_positive(name: str, value: float, note: str) -> None:
+    """Raise ValueError unless ``value`` is a finite number above 0."""
     if type(value) not in (int, float):
         raise ValueError(f"{name} is {value!r}; it must be a number above 0 ({note})")
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} is {value}; it must be a finite number above 0 ({note})")
+
+
+def require_layers(name: str, value: Sequence[int]) -> None:
+    """Raise ValueError unless ``value`` lists distinct hidden states; whether they exist, only the tower knows."""
+    if not isinstance(value, (list, tuple)) or not value or any(type(index) is not int for index in value):
+        raise ValueError(f"{name} is {value!r}; it must list at least one hidden state (0 = embeddings, i = block i)")
+    if len(set(value)) < len(value):
+        raise ValueError(f"{name} is {list(value)}; it must name each hidden state once")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ccra_patch.settings import CCRASettings
+from ccra_patch.settings import CCRASettings, require_layers
 
 SIGMA_NOTE = "(to switch smoothing off, set mm_ccra_kernel_size to 1)"
 
@@ -67,3 +67,15 @@ def test_from_config_fills_in_defaults_and_ignores_the_rest():
 def test_from_config_validates():
     with pytest.raises(ValueError, match="mm_ccra_kernel_size is 0"):
         CCRASettings.from_config(SimpleNamespace(mm_ccra_kernel_size=0))
+
+
+@pytest.mark.parametrize("value", [[], 7, "7", [7, "15"], [True]])
+def test_layers_are_a_list_of_indices(value):
+    with pytest.raises(ValueError, match=r"^mm_x_layers is .*; it must list at least one hidden state \(0 = embeddings"):
+        require_layers("mm_x_layers", value)
+
+
+def test_a_layer_is_named_once():
+    require_layers("mm_x_layers", [-2, 7, 0])
+    with pytest.raises(ValueError, match=r"^mm_x_layers is \[7, 15, 7\]; it must name each hidden state once$"):
+        require_layers("mm_x_layers", [7, 15, 7])
