@@ -7,14 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ccra_patch.pai import AttentionMaps, PAIStack
-
-# mlp2x_gelu is Sequential(Linear, GELU, Linear): its keys, and where their values live here
-PLAIN_KEYS = {
-    "0.weight": "selected.weight",
-    "0.bias": "selected.bias",
-    "2.weight": "output.weight",
-    "2.bias": "output.bias",
-}
+from ccra_patch.plain_adapter import load_plain_adapter
 
 
 class CCRAProjector(nn.Module):
@@ -75,18 +68,5 @@ class CCRAProjector(nn.Module):
         Raises:
             ValueError: if the keys or shapes are not those of an ``mlp2x_gelu`` for the same d and D.
         """
-        if set(state) != set(PLAIN_KEYS):
-            raise ValueError(
-                f"the adapter has the keys {sorted(state)}; an mlp2x_gelu adapter has {sorted(PLAIN_KEYS)}. "
-                "Give a plain LLaVA adapter or a ccra one"
-            )
-        for key, name in PLAIN_KEYS.items():
-            ours, theirs = self.get_parameter(name), state[key]
-            if ours.shape != theirs.shape:
-                raise ValueError(
-                    f"the adapter's {key} has the shape {list(theirs.shape)}, this model needs {list(ours.shape)}; "
-                    "use an adapter trained with the same vision tower and language model"
-                )
-        for key, name in PLAIN_KEYS.items():
-            self.get_parameter(name).copy_(state[key])
+        load_plain_adapter(state, self.selected, self.output)
         self.regional.weight.zero_()

@@ -71,7 +71,9 @@ def test_from_config_validates():
 
 @pytest.mark.parametrize("value", [[], 7, "7", [7, "15"], [True]])
 def test_layers_are_a_list_of_indices(value):
-    with pytest.raises(ValueError, match=r"^mm_x_layers is .*; it must list at least one hidden state \(0 = embeddings"):
+    with pytest.raises(
+        ValueError, match=r"^mm_x_layers is .*; it must list at least one hidden state \(0 = embeddings"
+    ):
         require_layers("mm_x_layers", value)
 
 
