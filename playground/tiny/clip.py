@@ -71,11 +71,14 @@ def image_processor(recipe: Recipe) -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
+def picture_paths(data: Path) -> list[Path]:
+    return sorted((data / "images" / "train").glob("*.png"), key=lambda path: int(path.stem))
+
+
 def load_pixels(data: Path, processor: CLIPImageProcessorPil) -> Tensor:
     """All train pictures in the order of their numbers, ``[B, 3, H, W]``."""
-    paths = sorted((data / "images" / "train").glob("*.png"), key=lambda path: int(path.stem))
     pictures = []
-    for path in tqdm(paths, desc="read pictures", unit="picture"):
+    for path in tqdm(picture_paths(data), desc="read pictures", unit="picture"):
         with Image.open(path) as picture:
             pictures.append(picture.convert("RGB"))
     return processor(images=pictures, return_tensors="pt").pixel_values
@@ -184,6 +187,6 @@ def make(folder: Path, data: Path, tokenizer_folder: Path, recipe: Recipe) -> No
 
 def build(cache: Path, data: Path, tokenizer_folder: Path, recipe: Recipe = Recipe()) -> Path:
     """Train the CLIP once per recipe; return its folder."""
-    sources = [Path(__file__), tokenizer_folder / "tokenizer.model", *text.sources(data)]
+    sources = [Path(__file__), tokenizer_folder / "tokenizer.model", data / "pretrain.json", *picture_paths(data)]
     key = recipe_key(asdict(recipe), sources)
     return cached(cache, "clip", key, lambda folder: make(folder, data, tokenizer_folder, recipe))

@@ -251,8 +251,10 @@ def convert(folder: Path, recipe: Recipe) -> None:
 
 def build(root: Path = DATA_ROOT, recipe: Recipe = Recipe()) -> Path:
     """Convert the installed package once per recipe; return the folder, ``root/easy_vqa-<key>``."""
-    package_folder = Path(package.__file__).parent
-    sources = [Path(__file__), *(package_folder / "data" / split / "questions.json" for split in ("train", "test"))]
+    sources = [Path(__file__)]
+    for split in ("train", "test"):
+        sources += [Path(package.__file__).parent / "data" / split / "questions.json"]
+        sources += read_picture_paths(split).values()
     return cached(root, "easy_vqa", recipe_key(asdict(recipe), sources), lambda folder: convert(folder, recipe))
 
 

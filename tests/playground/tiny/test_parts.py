@@ -60,6 +60,23 @@ def test_dialogues_are_the_training_prompt_without_the_picture(data: Path) -> No
     assert len(text.corpus(data)) == 2 * PICTURES
 
 
+def test_told_samples_put_the_caption_in_the_pictures_place(data: Path) -> None:
+    told = text.told_samples(data, questions=3)
+    caption, *_ = text.captions(data)
+    turns = json.loads((data / "finetune.json").read_text())[0]["conversations"]
+    first, second = ("".join(segment.text for segment in segments) for segments in told[:2])
+    assert f"USER: {caption}\n{turns[0]['value'].removeprefix('<image>').strip()} ASSISTANT:" in first
+    assert f"USER: {caption}\n{turns[6]['value']}{easy_vqa.SHORT_ANSWER} ASSISTANT:" in second
+    assert first.count("USER:") == second.count("USER:") == 3
+    assert [segment.text for segment in told[0] if segment.trained] == [
+        f" {turn['value']}</s>" for turn in turns[1:6:2]
+    ]
+    plain = told[-PICTURES]
+    assert [(segment.text, segment.trained) for segment in plain] == [(caption, False), (f"{caption}\n", True)]
+    asked = sum(len(sample["conversations"]) // 2 for sample in json.loads((data / "finetune.json").read_text()))
+    assert sum("".join(segment.text for segment in segments).count("USER:") for segments in told) == asked
+
+
 def test_tokenizer_has_llamas_layout(tokenizer_folder: Path) -> None:
     tokenizer = load_tokenizer(str(tokenizer_folder))
     config = json.loads((tokenizer_folder / "tokenizer_config.json").read_text())
@@ -148,11 +165,12 @@ def test_language_model_loads_and_learns(cache: Path, data: Path, tokenizer_fold
     folder = language_model.build(cache, data, tokenizer_folder, recipe)
     model = LlamaForCausalLM.from_pretrained(folder)
     tokenizer = load_tokenizer(str(folder))
-    ids = tokenizer(text.dialogues(data)[0], return_tensors="pt").input_ids
     assert model.config.vocab_size == len(tokenizer)
     assert model.config.eos_token_id == tokenizer.eos_token_id == 2
+    ids, labels = language_model.encode(text.told_samples(data, recipe.questions)[:1], tokenizer)[0]
     with torch.no_grad():
-        assert model(ids, labels=ids).loss < 3 < torch.tensor(float(len(tokenizer))).log()
+        loss = model(ids.unsqueeze(0), labels=labels.unsqueeze(0)).loss
+    assert loss < 3 < torch.tensor(float(len(tokenizer))).log()
 
 
 def test_a_part_is_built_anew_when_what_it_rests_on_changes(cache: Path, data: Path, tokenizer_folder: Path) -> None:
