@@ -68,11 +68,16 @@ class QueryMarkers:
 
 
 def select_query(input_ids: Tensor, attention_mask: Tensor | None, markers: QueryMarkers, mode: str) -> Tensor:
-    """Mark the tokens of the human turns: what lies between an ``open`` marker and the next ``open`` or ``close`` one.
+    """Mark the tokens that :func:`number_turns` numbers: ``[B, S]`` bool. Arguments and errors are the same."""
+    return number_turns(input_ids, attention_mask, markers, mode) > 0
 
-    The markers themselves, padding, ``skip`` ids and negative ids (image placeholders) are never marked. Of the markers
+
+def number_turns(input_ids: Tensor, attention_mask: Tensor | None, markers: QueryMarkers, mode: str) -> Tensor:
+    """Number the tokens of human turns: what lies between an ``open`` marker and the next ``open`` or ``close`` one.
+
+    The markers themselves, padding, ``skip`` ids and negative ids (image placeholders) are 0. Of the markers
     that match at one position the longest counts, and a match that lies inside another is ignored. Without an opener
-    nothing is marked. Runs on the device of ``input_ids`` and never waits for it.
+    nothing is numbered. Runs on the device of ``input_ids`` and never waits for it.
 
     Args:
         input_ids: ``[B, S]`` token ids.
@@ -81,7 +86,8 @@ def select_query(input_ids: Tensor, attention_mask: Tensor | None, markers: Quer
         mode: ``human`` (every human turn), ``first`` or ``last`` (the first or last human turn with any token left).
 
     Returns:
-        ``[B, S]`` bool.
+        ``[B, S]``: 0 at what is not the question; the others belong to the same turn where their numbers are equal, and
+        to a later one where they are higher.
 
     Raises:
         ValueError: for an unknown mode or shapes that differ.
@@ -93,7 +99,7 @@ def select_query(input_ids: Tensor, attention_mask: Tensor | None, markers: Quer
     if visible.shape != input_ids.shape:
         raise ValueError(f"attention_mask has the shape {list(visible.shape)}, input_ids {list(input_ids.shape)}")
     if input_ids.shape[1] == 0:
-        return visible
+        return torch.zeros_like(input_ids)
 
     ids = input_ids.masked_fill(~visible, OUTSIDE_VOCABULARY)
     opens, length = _find_markers(ids, markers)
@@ -105,15 +111,12 @@ def select_query(input_ids: Tensor, attention_mask: Tensor | None, markers: Quer
     selected = in_human_turn & ~in_marker & (ids >= 0)
     for token in markers.skip:
         selected = selected & (ids != token)
-    if mode == "human":
-        return selected
-
-    turn = opens.cumsum(dim=1)
+    turn = opens.cumsum(dim=1) * selected
     if mode == "first":
-        wanted = torch.where(selected, turn, turn.shape[1] + 1).amin(dim=1, keepdim=True)
-    else:
-        wanted = torch.where(selected, turn, 0).amax(dim=1, keepdim=True)
-    return selected & (turn == wanted)
+        return turn * (turn == torch.where(selected, turn, turn.shape[1] + 1).amin(dim=1, keepdim=True))
+    if mode == "last":
+        return turn * (turn == turn.amax(dim=1, keepdim=True))
+    return turn
 
 
 def _find_markers(ids: Tensor, markers: QueryMarkers) -> tuple[Tensor, Tensor]:
