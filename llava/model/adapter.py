@@ -1,5 +1,6 @@
 """Adapter files: the projector's weights (``mm_projector.bin`` or ``.safetensors``), and new tokens' rows with them."""
 
+import logging
 import os
 
 import torch
@@ -8,7 +9,10 @@ from torch import Tensor
 
 from llava.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 PROJECTOR_KEY = "mm_projector."
+EMBEDDING_KEYS = ("embed_tokens.weight", "wte.weight")
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
@@ -32,20 +36,17 @@ def read_adapter(path: str) -> dict[str, Tensor]:
     return state
 
 
-def rows_of_embeddings(path: str, vocabulary: int, num_new: int) -> Tensor:
-    """The rows of the ``num_new`` added tokens ``[num_new, D]`` from an adapter that was trained with them.
+def rows_of_embeddings(path: str, vocabulary: int, num_new: int) -> Tensor | None:
+    """The rows of the ``num_new`` added tokens ``[num_new, D]`` in an adapter file; None when it has no embedding.
 
-    UserError when there are none, or the file's rows fit neither the vocabulary nor the new tokens.
+    UserError when the file's rows fit neither the vocabulary nor the new tokens.
     """
     weights = read_weights(path)
-    rows = weights.get("model.embed_tokens.weight")
+    rows = next((value for name, value in weights.items() if name.endswith(EMBEDDING_KEYS)), None)
     if rows is None:
-        raise UserError(
-            f"{path} has no model.embed_tokens.weight, which mm_use_im_start_end needs; "
-            "use an adapter trained with --mm_use_im_start_end True, or leave the flag off"
-        )
-    if len(rows) not in (vocabulary, num_new):
+        logger.warning("%s was trained without image start and end tokens; their embeddings begin untrained", path)
+    elif len(rows) not in (vocabulary, num_new):
         raise UserError(
             f"{path} holds {len(rows)} embedding rows; {num_new} (the new tokens) or {vocabulary} (all) are expected"
         )
-    return rows[-num_new:]
+    return rows if rows is None else rows[-num_new:]

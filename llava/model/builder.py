@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
@@ -19,13 +18,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
+from transformers.utils import cached_file, is_bitsandbytes_available
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 from llava.errors import UserError
 from llava.model.adapter import read_weights
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.language_model.llava_mistral import LlavaMistralConfig, LlavaMistralForCausalLM
+from llava.model.language_model.llava_mpt import LlavaMptConfig, LlavaMptForCausalLM
+from llava.model.vocabulary import fit_vocabulary
 from llava.tokenization import load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -37,8 +38,12 @@ FAMILIES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
     "llava_llama": (LlavaConfig, LlavaLlamaForCausalLM),
     "mistral": (LlavaMistralConfig, LlavaMistralForCausalLM),
     "llava_mistral": (LlavaMistralConfig, LlavaMistralForCausalLM),
+    "mpt": (LlavaMptConfig, LlavaMptForCausalLM),
+    "llava_mpt": (LlavaMptConfig, LlavaMptForCausalLM),
 }
 DEFAULT_CONTEXT_LENGTH = 2048
+# What a language model's checkpoint lacks of a LLaVA.
+EYES = ("mm_projector", "image_newline", "vision_tower")
 PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")
 
 
@@ -75,6 +80,11 @@ class Checkpoint:
         if config_file is None and adapter_file is None:
             raise UserError(f"{path} has no config.json; give the folder of a checkpoint or a hub name (owner/name)")
         config = read_json(config_file) if config_file else {}
+        if "vision_config" in config:
+            raise UserError(
+                f"{path} is in the form of transformers' own LLaVA classes; turn it into LLaVA's with: "
+                f"python -m llava.model.convert_hf --src {path} --dst FOLDER"
+            )
         is_multimodal = "mm_vision_tower" in config or config.get("model_type", "").startswith("llava")
         if not is_multimodal and "llava" in name.lower():
             logger.warning("%s is called a LLaVA, but its config.json describes a text model; loading that", name)
@@ -95,6 +105,14 @@ def load_config(config: dict[str, Any], path: str) -> tuple[PretrainedConfig, ty
         raise UserError(f"{path}: model_type {family!r} is not supported; known are {', '.join(sorted(FAMILIES))}")
     config_class, model_class = FAMILIES[family]
     return config_class.from_dict({key: value for key, value in config.items() if key != "model_type"}), model_class
+
+
+def supported_attention(model_class: type[PreTrainedModel], wanted: str | None) -> str | None:
+    """``wanted``, or None (the class's only implementation) with a message where the class has no such thing."""
+    if wanted in (None, "eager") or model_class._supports_sdpa:
+        return wanted
+    logger.warning("%s has no attn_implementation %s; using its own", model_class.__name__, wanted)
+    return None
 
 
 def load_pretrained_model(
@@ -149,8 +167,7 @@ def load_pretrained_model(
         load = _load_lora if checkpoint.is_lora else _load_projector_on_base
         model = load(checkpoint, checkpoint.base, load_args)
     else:
-        config, model_class = load_config(checkpoint.config, model_path)
-        model = _from_pretrained(model_class, model_path, config, load_args)
+        model = _load_whole(checkpoint, load_args)
     _add_image_tokens(model, tokenizer)
     tower = model.get_vision_tower()
     tower.load_model(device_map=None if device_map == "auto" else device_map)
@@ -160,10 +177,15 @@ def load_pretrained_model(
 
 
 def _quantization(eight_bit: bool) -> BitsAndBytesConfig:
+    if not is_bitsandbytes_available():
+        raise UserError("load_8bit and load_4bit need bitsandbytes; install it with: pip install bitsandbytes")
+    # The skip list holds for both widths, whatever its name says.
+    whole = ["mm_projector", "vision_tower", "lm_head"]
     if eight_bit:
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
     return BitsAndBytesConfig(
         load_in_4bit=True,
+        llm_int8_skip_modules=whole,
         bnb_4bit_compute_dtype=torch.float16,
         bnb_4bit_use_double_quant=True,
         bnb_4bit_quant_type="nf4",
@@ -171,72 +193,72 @@ def _quantization(eight_bit: bool) -> BitsAndBytesConfig:
 
 
 def _from_pretrained(
-    model_class: type[PreTrainedModel],
-    path: str,
-    config: PretrainedConfig,
-    load_args: dict[str, Any],
-    may_lack: tuple[str, ...] = (),
-) -> PreTrainedModel:
-    """``from_pretrained`` that refuses to leave any weight at random but those whose name holds one of ``may_lack``."""
+    model_class: type[PreTrainedModel], path: str, config: PretrainedConfig, load_args: dict[str, Any]
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model, and the names of its weights that ``path`` does not have."""
+    attention = supported_attention(model_class, load_args.get("attn_implementation"))
+    load_args = load_args | {"attn_implementation": attention}
     model, info = model_class.from_pretrained(path, config=config, output_loading_info=True, **load_args)
-    lacking = sorted(name for name in info["missing_keys"] if not any(part in name for part in may_lack))
-    if lacking:
+    return model, info["missing_keys"]
+
+
+def _load_whole(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedModel:
+    config, model_class = load_config(checkpoint.config, checkpoint.path)
+    model, missing = _from_pretrained(model_class, checkpoint.path, config, load_args)
+    if missing:
         raise UserError(
-            f"{path} lacks {len(lacking)} of the model's weights, first {lacking[0]!r}; "
+            f"{checkpoint.path} lacks {len(missing)} of the model's weights, first {min(missing)!r}; "
             "is it a whole checkpoint, or does it need --model-base?"
         )
     return model
 
 
-def _load_on_base(checkpoint: Checkpoint, base: str, load_args: dict[str, Any]) -> PreTrainedModel:
-    """The base's language model under the checkpoint's config; what the base lacks must be filled by the caller."""
+def _load_on_base(checkpoint: Checkpoint, base: str, load_args: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    """The base's language model under the checkpoint's config, and the weights that it leaves for the checkpoint."""
     base_file = find_file(base, "config.json")
     if base_file is None:
         raise UserError(f"base model {base} has no config.json; give a folder of a model or a hub name")
-    base_config = read_json(base_file)
-    config, model_class = load_config(
-        checkpoint.config | {"vocab_size": base_config.get("vocab_size", checkpoint.config.get("vocab_size"))},
-        checkpoint.path,
-    )
-    return _from_pretrained(
-        model_class, base, config, load_args, may_lack=("mm_projector", "image_newline", "vision_tower")
-    )
+    base_size = read_json(base_file).get("vocab_size")
+    own_size = checkpoint.config.get("vocab_size", base_size)
+    config, model_class = load_config(checkpoint.config | {"vocab_size": base_size}, checkpoint.path)
+    model, missing = _from_pretrained(model_class, base, config, load_args)
+    lacking = sorted(name for name in missing if not any(part in name for part in EYES))
+    if lacking:
+        raise UserError(f"base model {base} lacks {len(lacking)} of the model's weights, first {lacking[0]!r}")
+    if own_size != base_size:  # tokens were added in training; LoRA leaves their rows where training began
+        fit_vocabulary(model, own_size, max(own_size - base_size, 0))
+    return model, missing
 
 
-def _fill(model: PreTrainedModel, weights: dict[str, Tensor], source: str) -> None:
-    """Load ``weights`` over the model's; every one must have its place."""
-    for name, value in weights.items():
-        if name.endswith("embed_tokens.weight") and len(value) != model.config.vocab_size:
-            model.resize_token_embeddings(len(value), mean_resizing=False)
-    unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
-    unexpected = [name for name in unexpected if "vision_tower" not in name]
+def _fill(model: PreTrainedModel, missing: set[str], file: str | None, path: str) -> None:
+    """Load the tensors of ``file``: each must have its place, and together they must be all that is missing."""
+    weights = read_weights(file) if file is not None else {}
+    weights = {name.removeprefix("base_model.model."): value for name, value in weights.items()}
+    unexpected = [n for n in model.load_state_dict(weights, strict=False).unexpected_keys if "vision_tower" not in n]
     if unexpected:
-        raise UserError(f"{source} holds {unexpected[0]!r}, which the model does not have; is it for another base?")
+        raise UserError(f"{file} holds {unexpected[0]!r}, which the model does not have; is it for another base?")
+    lacking = sorted(missing - weights.keys())
+    if lacking:
+        raise UserError(f"neither the base model nor {path} has {lacking[0]!r}; give the base it was trained on")
 
 
 def _load_lora(checkpoint: Checkpoint, base: str, load_args: dict[str, Any]) -> PreTrainedModel:
     from peft import PeftModel
 
-    model = _load_on_base(checkpoint, base, load_args)
-    trainables = find_file(checkpoint.path, "non_lora_trainables.bin")
-    if trainables is None:
-        raise UserError(f"{checkpoint.path} has no non_lora_trainables.bin; the projector of this LoRA is missing")
-    weights = {name.removeprefix("base_model."): value for name, value in read_weights(trainables).items()}
-    if any(name.startswith("model.model.") for name in weights):
-        weights = {name.removeprefix("model."): value for name, value in weights.items()}
-    _fill(model, weights, trainables)
+    model, missing = _load_on_base(checkpoint, base, load_args)
+    _fill(model, missing, find_file(checkpoint.path, "non_lora_trainables.bin"), checkpoint.path)
     return PeftModel.from_pretrained(model, checkpoint.path).merge_and_unload()
 
 
 def _load_projector_on_base(checkpoint: Checkpoint, base: str, load_args: dict[str, Any]) -> PreTrainedModel:
-    model = _load_on_base(checkpoint, base, load_args)
+    model, missing = _load_on_base(checkpoint, base, load_args)
     file = next((found for name in PROJECTOR_FILES if (found := find_file(checkpoint.path, name))), None)
     if file is None:
         raise UserError(
             f"{checkpoint.path} has neither adapter_config.json nor {' nor '.join(PROJECTOR_FILES)}; "
             "without one of them --model-base makes no sense"
         )
-    _fill(model, read_weights(file), file)
+    _fill(model, missing, file, checkpoint.path)
     return model
 
 
@@ -255,8 +277,9 @@ def _add_image_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         tokenizer.add_tokens([DEFAULT_IMAGE_PATCH_TOKEN], special_tokens=True)
     if getattr(config, "mm_use_im_start_end", False):
         tokenizer.add_tokens([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN], special_tokens=True)
-    if len(tokenizer) != model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) != rows:
+        fit_vocabulary(model, len(tokenizer), max(len(tokenizer) - rows, 0))
 
 
 def _context_length(model: PreTrainedModel) -> int:

@@ -28,6 +28,7 @@ from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.multimodal_projector.registry import find_projector, needs_of, setting_names
+from llava.model.vocabulary import fit_vocabulary, whole
 
 __all__ = ["LlavaMetaForCausalLM", "LlavaMetaModel", "unpad_image"]
 
@@ -252,24 +253,21 @@ class LlavaMetaForCausalLM(ABC):
     def initialize_vision_tokenizer(self, model_args: Any, tokenizer: Any) -> None:
         """Add the image tokens that the flags ask for; new rows start at the mean of the old ones.
 
-        With ``mm_use_im_start_end`` an adapter file also carries the rows of the two tokens (or the whole embedding).
+        With ``mm_use_im_start_end`` an adapter file can carry the rows of the two tokens (or the whole embedding).
         """
         if model_args.mm_use_im_patch_token:
-            tokenizer.add_tokens([DEFAULT_IMAGE_PATCH_TOKEN], special_tokens=True)
-            self.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            num_new = tokenizer.add_tokens([DEFAULT_IMAGE_PATCH_TOKEN], special_tokens=True)
+            fit_vocabulary(self, len(tokenizer), num_new)
         if model_args.mm_use_im_start_end:
             num_new = tokenizer.add_tokens([DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN], special_tokens=True)
-            self.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-            embeddings = (self.get_input_embeddings().weight.data, self.get_output_embeddings().weight.data)
-            if num_new:
-                for weight in embeddings:
-                    weight[-num_new:] = weight[:-num_new].mean(dim=0, keepdim=True)
-            if model_args.tune_mm_mlp_adapter:
-                self.get_input_embeddings().requires_grad_(True)
-                self.get_output_embeddings().requires_grad_(False)
+            fit_vocabulary(self, len(tokenizer), num_new)
             if model_args.pretrain_mm_mlp_adapter and num_new:
-                rows = rows_of_embeddings(model_args.pretrain_mm_mlp_adapter, embeddings[0].shape[0], num_new)
-                embeddings[0][-num_new:] = rows.to(embeddings[0])
-        elif model_args.mm_use_im_patch_token and model_args.tune_mm_mlp_adapter:
-            self.get_input_embeddings().requires_grad_(False)
+                rows = rows_of_embeddings(model_args.pretrain_mm_mlp_adapter, len(tokenizer), num_new)
+                if rows is not None:
+                    weight = self.get_input_embeddings().weight
+                    with whole(weight):
+                        weight.data[-num_new:] = rows.to(weight)
+        if model_args.tune_mm_mlp_adapter and (model_args.mm_use_im_start_end or model_args.mm_use_im_patch_token):
+            # In this order: where the two are one weight (MPT), it trains.
             self.get_output_embeddings().requires_grad_(False)
+            self.get_input_embeddings().requires_grad_(model_args.mm_use_im_start_end)

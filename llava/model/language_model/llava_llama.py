@@ -3,10 +3,11 @@
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from llava.model.language_model.multimodal_causal_lm import MultimodalCausalLM
+from llava.model.language_model.readable_config import ReadableByTransformers4
 from llava.model.llava_arch import LlavaMetaModel
 
 
-class LlavaConfig(LlamaConfig):
+class LlavaConfig(ReadableByTransformers4, LlamaConfig):
     model_type = "llava_llama"
 
 

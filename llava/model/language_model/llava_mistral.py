@@ -3,10 +3,11 @@
 from transformers import AutoConfig, AutoModelForCausalLM, MistralConfig, MistralForCausalLM, MistralModel
 
 from llava.model.language_model.multimodal_causal_lm import MultimodalCausalLM
+from llava.model.language_model.readable_config import ReadableByTransformers4
 from llava.model.llava_arch import LlavaMetaModel
 
 
-class LlavaMistralConfig(MistralConfig):
+class LlavaMistralConfig(ReadableByTransformers4, MistralConfig):
     model_type = "llava_mistral"
 
 

@@ -14,7 +14,7 @@ SEQUENCE = ("input_ids", "position_ids", "attention_mask", "past_key_values", "i
 
 
 class MultimodalCausalLM(LlavaMetaForCausalLM):
-    """Mix-in placed before a ``...ForCausalLM`` of transformers whose inner model lives at ``.model``.
+    """Mix-in placed before a ``...ForCausalLM`` of transformers; the inner model lives at its ``base_model_prefix``.
 
     ``forward`` and ``generate`` take ``images`` (and ``image_sizes`` as (width, height) for tiled pictures) beside the
     usual arguments; ``<image>`` stands in the ids as ``IMAGE_TOKEN_INDEX``.
@@ -27,14 +27,14 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
     def __init__(self, config: Any) -> None:
         # Not the next class's __init__: it would build a text-only inner model first, and throw it away.
         PreTrainedModel.__init__(self, config)
-        self.model = self.inner_model_class(config)
+        setattr(self, self.base_model_prefix, self.inner_model_class(config))
         self.vocab_size = config.vocab_size
         self.pretraining_tp = getattr(config, "pretraining_tp", 1)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def get_model(self) -> LlavaMetaModel:
-        return self.model
+        return self.base_model
 
     def forward(
         self,

@@ -5,7 +5,9 @@ from collections.abc import Set
 from typing import Any
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from llava.errors import UserError
@@ -36,7 +38,8 @@ class CLIPVisionTower(nn.Module):
         args: bag with ``mm_vision_select_layer`` (index into the hidden states, negative from the end), and
             optionally ``mm_vision_select_feature`` (``patch`` drops the class token, ``cls_patch`` keeps it) and
             ``unfreeze_mm_vision_tower`` (the tower's weights live in the LLaVA checkpoint).
-        delay_load: only read the tower's config now; ``load_model`` brings the weights.
+        delay_load: only read the tower's config now; ``load_model`` brings the weights. A tower whose weights live in
+            the LLaVA checkpoint is built at once, empty, for ``from_pretrained`` to fill.
 
     Letters: B images, L layers, N patches, d vision width.
     """
@@ -47,20 +50,26 @@ class CLIPVisionTower(nn.Module):
         self.vision_tower_name = vision_tower
         self.select_layer: int = args.mm_vision_select_layer
         self.select_feature: str = getattr(args, "mm_vision_select_feature", "patch")
-        if not delay_load or getattr(args, "unfreeze_mm_vision_tower", False):
+        if not delay_load:
             self.load_model()
+        elif getattr(args, "unfreeze_mm_vision_tower", False):
+            # Not load_model: inside from_pretrained everything is built on the meta device, where nothing can be read.
+            self._hold(CLIPVisionModel(CLIPVisionConfig.from_pretrained(vision_tower)))
         else:
             self.cfg_only = CLIPVisionConfig.from_pretrained(vision_tower)
 
     def load_model(self, device_map: Any = None) -> None:
-        """Load weights and image processor, freeze the weights. A second call does nothing."""
+        """Load weights and image processor, unless they are there, and freeze the weights."""
         if self.is_loaded:
             logger.info("%s is already loaded", self.vision_tower_name)
-            return
+        else:
+            self._hold(CLIPVisionModel.from_pretrained(self.vision_tower_name, device_map=device_map))
+        # Also those that a LLaVA checkpoint filled: from_pretrained leaves everything trainable.
+        self.requires_grad_(False)
+
+    def _hold(self, clip: CLIPVisionModel) -> None:
         self.image_processor = load_image_processor(self.vision_tower_name)
-        clip = CLIPVisionModel.from_pretrained(self.vision_tower_name, device_map=device_map)
         self.vision_tower = _NamedAsUpstream(clip)
-        self.vision_tower.requires_grad_(False)
         self.vision_tower.eval()
         self.is_loaded = True
 
@@ -161,3 +170,61 @@ class CLIPVisionTower(nn.Module):
     @property
     def num_patches(self) -> int:
         return self.num_patches_per_side**2
+
+
+class CLIPVisionTowerS2(CLIPVisionTower):
+    """CLIP on a picture at several scales, features side by side: "S2" of Shi et al. 2024, section 3.1.
+
+    A scale of k times the smallest is cut into k x k windows of the smallest, each seen by the frozen tower. Their
+    patches, put together again, are averaged down to the grid of one window; class tokens are averaged over windows.
+    The widths of all scales add up: d = scales * (CLIP's width). Pictures come in the largest scale.
+
+    Args:
+        args: beside the base class's, ``s2_scales``: pixels per side, default "336,672,1008".
+
+    Raises UserError when a scale is not a multiple of the smallest.
+    """
+
+    def __init__(self, vision_tower: str, args: Any, delay_load: bool = False) -> None:
+        self.s2_scales = sorted(int(scale) for scale in getattr(args, "s2_scales", "336,672,1008").split(","))
+        self.s2_split_size, self.s2_image_size = self.s2_scales[0], self.s2_scales[-1]
+        for scale in self.s2_scales:
+            if scale % self.s2_split_size:
+                raise UserError(f"s2_scales has {scale}; it must be a multiple of the smallest, {self.s2_split_size}")
+        super().__init__(vision_tower, args, delay_load)
+
+    def _hold(self, clip: CLIPVisionModel) -> None:
+        super()._hold(clip)
+        side = self.s2_image_size
+        self.image_processor.size = {"shortest_edge": side}
+        self.image_processor.crop_size = {"height": side, "width": side}
+
+    def _hidden_states(self, images: Tensor, wanted: Set[int]) -> dict[int, Tensor]:
+        scales = [self._at_scale(images, scale, wanted) for scale in self.s2_scales]
+        return {index: torch.cat([states[index] for states in scales], dim=-1) for index in wanted}
+
+    def _at_scale(self, images: Tensor, scale: int, wanted: Set[int]) -> dict[int, Tensor]:
+        """Hidden states ``[B, 1 + N, d]`` of one scale, its windows merged."""
+        k, side = scale // self.s2_split_size, self.num_patches_per_side
+        resized = functional.interpolate(images.float(), size=(scale, scale), mode="bicubic").to(images.dtype)
+        windows = rearrange(resized, "b c (r h) (s w) -> (b r s) c h w", r=k, s=k)
+        states = super()._hidden_states(windows, wanted)
+        merged = {}
+        for index, hidden in states.items():
+            class_token = reduce(hidden[:, :1], "(b r s) one d -> b one d", "mean", r=k, s=k)
+            grid = rearrange(hidden[:, 1:], "(b r s) (h w) d -> b d (r h) (s w)", r=k, s=k, h=side, w=side)
+            # k x k patches, whatever windows they came from, become one.
+            patches = reduce(grid.float(), "b d (h i) (w j) -> b (h w) d", "mean", i=k, j=k).to(hidden.dtype)
+            merged[index] = torch.cat([class_token, patches], dim=1)
+        return merged
+
+    @torch.no_grad()
+    def forward_feature(self, images: Tensor) -> Tensor:
+        """The selected layer of one window's size: pixels ``[B, 3, s, s]`` -> ``[B, N, CLIP's width]``."""
+        (index,) = self.hidden_state_indices((self.select_layer,))
+        states = super()._hidden_states(images, {index})
+        return self._select_tokens(states[index]).to(images.dtype)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size * len(self.s2_scales)
