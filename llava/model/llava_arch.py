@@ -65,6 +65,8 @@ class LlavaMetaModel:
         if tower is None:
             tower = build_vision_tower(model_args)
             self.vision_tower = [tower] if fsdp else tower
+            if getattr(model_args, "s2", False):
+                config.s2, config.s2_scales = True, model_args.s2_scales
         else:
             tower.load_model()
 

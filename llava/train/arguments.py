@@ -38,6 +38,8 @@ class ModelArguments(CCRASettings):
     mm_vision_select_feature: str = field(
         default="patch", metadata={"help": "patch drops the class token, cls_patch keeps it."}
     )
+    s2: bool = field(default=False, metadata={"help": "Look at pictures at several scales (a new LLaVA only)."})
+    s2_scales: str = field(default="336,672,1008", metadata={"help": "Pixels per side of each scale, with --s2."})
 
 
 @dataclass
