@@ -18,7 +18,8 @@ class ReadableByTransformers4:
             saved["rope_theta"] = rope["rope_theta"]
             if rope.get("rope_type", "default") != "default":
                 saved["rope_scaling"] = _rope_scaling(rope)
-        saved["torch_dtype"] = saved.get("dtype")
+        if "dtype" in saved:
+            saved["torch_dtype"] = saved["dtype"]
         return saved
 
 
