@@ -92,6 +92,8 @@ class LlavaMetaModel:
                 torch.manual_seed(torch.initial_seed())
                 projector = build_vision_projector(config)
             self.mm_projector = projector.to(dtype=self.dtype, device=self.device)
+        if layers := needs_of(self.mm_projector).layers:
+            logger.info("%s reads hidden states %s", config.mm_projector_type, tower.hidden_state_indices(layers))
         if "unpad" in config.mm_patch_merge_type and getattr(self, "image_newline", None) is None:
             scale = config.hidden_size**-0.5
             self.image_newline = nn.Parameter(torch.randn(config.hidden_size, dtype=self.dtype) * scale)
@@ -133,7 +135,7 @@ class LlavaMetaForCausalLM(ABC):
         dtype = next((parameter.dtype for parameter in projector.parameters()), images.dtype)
         if not needs.layers:
             return projector(tower(images).to(dtype))
-        features, layers = tower.forward_layers(images, needs.layers)
+        features, layers = tower.forward_layers(images, needs.layers, needs.class_token)
         # Under autocast the stack stays in the tower's half precision; all that a copy would add is memory.
         if not torch.is_autocast_enabled(layers.device.type):
             layers = layers.to(dtype)
@@ -173,6 +175,11 @@ class LlavaMetaForCausalLM(ABC):
             return features.flatten(0, 1)
         if not merge_type.startswith("spatial"):
             raise UserError(f"mm_patch_merge_type is {merge_type!r}; it must be flat, spatial or spatial_unpad")
+        if features.shape[1] != tower.num_patches:
+            raise UserError(
+                f"mm_patch_merge_type is {merge_type!r}, which places one token per patch; {config.mm_projector_type} "
+                f"makes {features.shape[1]} of {tower.num_patches} patches: use mm_patch_merge_type flat"
+            )
         newline = self.get_model().image_newline if "unpad" in merge_type else None
         if len(features) == 1:
             return arrange_tiles(features, (1, 1), tower.num_patches_per_side, (1, 1), newline)

@@ -1,5 +1,6 @@
 """The part of a LLaVA language model that does not depend on which decoder it is."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -7,7 +8,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from llava.constants import IGNORE_INDEX
 from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
+from llava.model.multimodal_projector.registry import take_auxiliary_loss
 
 # What prepare_inputs_labels_for_multimodal returns, by the names a decoder's forward takes them under.
 SEQUENCE = ("input_ids", "position_ids", "attention_mask", "past_key_values", "inputs_embeds", "labels")
@@ -65,6 +68,26 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         # Decoders of transformers 5 take the last three from **kwargs, and only when they are there.
         kwargs |= {name: wish for name, wish in wishes.items() if wish is not None}
         return super().forward(**dict(zip(SEQUENCE, sequence, strict=True)), **kwargs)
+
+    @property
+    def loss_function(self) -> Callable[..., Tensor]:
+        """transformers' own, plus in training what the projector wants minimised beside it."""
+        cross_entropy = super().loss_function
+        projector = getattr(self.get_model(), "mm_projector", None)
+        if not self.training or projector is None:
+            return cross_entropy
+
+        def both(labels: Tensor, num_items_in_batch: Tensor | int | None = None, **kwargs: Any) -> Tensor:
+            loss = cross_entropy(labels=labels, num_items_in_batch=num_items_in_batch, **kwargs)
+            auxiliary = take_auxiliary_loss(projector)
+            if auxiliary is None:
+                return loss
+            if num_items_in_batch is not None:
+                # Like the cross entropy, which is divided by the tokens of the whole update and not of this batch.
+                auxiliary = auxiliary * (labels[:, 1:] != IGNORE_INDEX).sum() / num_items_in_batch
+            return loss + auxiliary
+
+        return both
 
     @torch.no_grad()
     def generate(

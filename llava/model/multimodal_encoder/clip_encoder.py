@@ -132,15 +132,16 @@ class CLIPVisionTower(nn.Module):
         return self._select_tokens(self._hidden_states(images, {index})[index]).to(images.dtype)
 
     @torch.no_grad()
-    def forward_layers(self, images: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
+    def forward_layers(self, images: Tensor, layers: Layers, class_token: bool = False) -> tuple[Tensor, Tensor]:
         """Pixels ``[B, 3, H, W]`` -> (selected layer ``[B, N, d]``, chosen layers' patches ``[B, L, N, d]``).
 
-        The class token is never part of the stack. UserError for a layer out of range or named twice.
+        With ``class_token`` each layer's class token comes before its patches, ``[B, L, 1 + N, d]``. UserError for a
+        layer out of range or named twice.
         """
         (selected,) = self.hidden_state_indices((self.select_layer,))
         indices = self.hidden_state_indices(layers)
         states = self._hidden_states(images, {selected, *indices})
-        stack = torch.stack([states[index][:, 1:] for index in indices], dim=1)
+        stack = torch.stack([states[index] if class_token else states[index][:, 1:] for index in indices], dim=1)
         return self._select_tokens(states[selected]).to(images.dtype), stack.to(images.dtype)
 
     @property

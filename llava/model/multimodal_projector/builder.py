@@ -4,6 +4,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from llava.errors import UserError
 from llava.model.multimodal_projector.registry import find_projector, register_projector
 
 
@@ -64,5 +65,10 @@ def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any)
 
     spec = find_projector(getattr(config, "mm_projector_type", "linear"))
     projector = spec.build(config)
-    cast(Any, projector).needs = spec.needs(config)
+    needs = cast(Any, projector).needs = spec.needs(config)
+    feature = getattr(config, "mm_vision_select_feature", "patch")
+    if needs.layers and feature != "patch":
+        raise UserError(
+            f"mm_vision_select_feature is {feature!r}; {spec.name} fuses layers patch by patch and needs 'patch'"
+        )
     return projector

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from llava.errors import UserError
@@ -26,11 +27,13 @@ class Needs:
 
     layers: indices into the tower's ``hidden_states`` (0 = embeddings), or "all" encoder blocks, stacked to
         ``[B, L, N, d]`` and passed as ``layers``; empty = not passed.
+    class_token: whether the stack keeps each layer's class token, as the first of ``1 + N`` rows.
     query: which human turns of the prompt ("human", "first", "last") are passed as ``query [B, T, D]`` and
         ``query_mask [B, T]``; None = not passed.
     """
 
     layers: Layers = ()
+    class_token: bool = False
     query: str | None = None
 
 
@@ -105,6 +108,16 @@ def setting_names(spec: ProjectorSpec) -> tuple[str, ...]:
 def needs_of(projector: nn.Module) -> Needs:
     """What the builder noted that this projector asks for."""
     return cast(Needs, projector.needs)
+
+
+def take_auxiliary_loss(projector: nn.Module) -> Tensor | None:
+    """What the projector wants minimised beside the cross entropy: its parts' ``auxiliary_loss``, added up; else None.
+
+    A projector (or a part of it) that has such a wish sets that attribute in every ``forward`` under training, to a
+    tensor ``[]`` that is a mean over the images of the call. Taking it leaves none behind, so it counts once.
+    """
+    losses = [vars(part).pop("auxiliary_loss") for part in projector.modules() if "auxiliary_loss" in vars(part)]
+    return torch.stack(losses).sum() if losses else None
 
 
 def find_projector(projector_type: str) -> ProjectorSpec:
