@@ -14,12 +14,26 @@ from llava.model.multimodal_projector.registry import (
     load_exactly,
     register_projector,
     registered_projectors,
+    setting_names,
+    take_auxiliary_loss,
 )
 
 B, L, N, T, D = 3, 5, 9, 4, 24
 EXAMPLES = {"mlp<N>x_gelu": "mlp2x_gelu"}  # what to build for a name that stands for a pattern
 NAMES = [EXAMPLES.get(spec.name, spec.name) for spec in registered_projectors()]
-SMALL = {"mm_ccra_hidden_dim": 8}
+SMALL = {
+    "mm_ccra_hidden_dim": 8,
+    "mm_dense_connector_sti_strip": 2,
+    "mm_dense_connector_dci_layers": [0, 1, 2, 3],
+    "mm_dense_connector_dci_group_size": 2,
+    "mm_mmfuser_layers": [1, 3],
+    "mm_mmfuser_heads": 4,
+    "mm_igva_layers": [1, 2, 3, 4, 5, 6],
+    "mm_igva_group_size": 2,
+    "mm_igva_hidden_dim": 8,
+}
+TOKENS = {"dense_connector_sti": N + 2 * (N // 2)}  # where it is not one per patch
+FUSING = [name for name in NAMES if find_projector(name).settings is not None]
 
 
 def config(name: str, **changes) -> SimpleNamespace:
@@ -28,8 +42,8 @@ def config(name: str, **changes) -> SimpleNamespace:
     return SimpleNamespace(**(settings | changes))
 
 
-def build(name: str) -> nn.Module:
-    torch.manual_seed(0)
+def build(name: str, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
     return build_vision_projector(config(name))
 
 
@@ -40,7 +54,8 @@ def inputs(projector: nn.Module, name: str, dtype=torch.float32, batch: int = B)
     given = {"features": torch.randn(batch, N, width, generator=random).to(dtype)}
     if projector.needs.layers:
         count = L if projector.needs.layers == "all" else len(projector.needs.layers)
-        given["layers"] = torch.randn(batch, count, N, width, generator=random).to(dtype)
+        rows = N + projector.needs.class_token
+        given["layers"] = torch.randn(batch, count, rows, width, generator=random).to(dtype)
     if projector.needs.query is not None:
         given["query"] = torch.randn(batch, T, D, generator=random).to(dtype)
         given["query_mask"] = torch.ones(batch, T, dtype=torch.bool)
@@ -57,7 +72,7 @@ def call(projector: nn.Module, given: dict[str, torch.Tensor]) -> torch.Tensor:
 def test_shape_and_dtype(name, dtype):
     projector = build(name).to(dtype)
     out = call(projector, inputs(projector, name, dtype))
-    assert out.shape == (B, N, D)
+    assert out.shape == (B, TOKENS.get(name, N), D)
     assert out.dtype == dtype
     assert out.isfinite().all()
 
@@ -65,6 +80,9 @@ def test_shape_and_dtype(name, dtype):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_gets_gradient(name):
     projector = build(name)
+    for gate in projector.parameters():
+        if not gate.any():  # a gate that starts shut: what is behind it gets its gradient once it has moved
+            torch.nn.init.normal_(gate)
     call(projector, inputs(projector, name)).square().sum().backward() if list(projector.parameters()) else None
     without = [n for n, p in projector.named_parameters() if p.grad is None or not p.grad.any()]
     # A bias that shifts all scores of a softmax alike changes nothing, so its gradient is zero by nature.
@@ -92,6 +110,49 @@ def test_order_of_the_batch_does_not_matter(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_no_parameter_name_that_transformers_renames(name):
     assert not [n for n, _ in build(name).named_parameters() if "gamma" in n or "beta" in n]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", FUSING)
+def test_from_a_plain_adapter_patches_are_its_bits(name, dtype):
+    """Step 0 is LLaVA's: the tokens of the patches equal the plain adapter's (one projector adds others behind)."""
+    plain, projector = build("mlp2x_gelu", seed=1).to(dtype), build(name).to(dtype)
+    given = inputs(projector, name, dtype)
+    expected = plain(given["features"])
+    assert not torch.equal(call(projector, given)[:, :N], expected)
+    find_projector(name).load_adapter(projector, plain.state_dict())
+    assert torch.equal(call(projector, given)[:, :N], expected)
+
+
+@pytest.mark.parametrize("name", FUSING)
+def test_a_plain_adapter_of_other_sizes_is_refused(name):
+    wider = build_vision_projector(config("mlp2x_gelu", mm_hidden_size=17))
+    with pytest.raises(UserError, match=r"0\.weight has the shape \[24, 17\], this model needs \[24, 16\]; use an ada"):
+        find_projector(name).load_adapter(build(name), wider.state_dict())
+
+
+@pytest.mark.parametrize("name", FUSING)
+def test_settings_carry_the_projectors_name(name):
+    """So that every flag says whose it is, and the scripts find a projector's variables by its name."""
+    others = [f"mm_{other}_" for other in FUSING if other != name]
+    for setting in setting_names(find_projector(name)):
+        assert setting.startswith(f"mm_{name}_")
+        assert not setting.startswith(tuple(others))
+
+
+@pytest.mark.parametrize("name", FUSING)
+def test_class_tokens_have_no_place_among_patches(name):
+    message = rf"mm_vision_select_feature is 'cls_patch'; {name} fuses layers patch by patch and needs 'patch'"
+    with pytest.raises(UserError, match=message):
+        build_vision_projector(config(name, mm_vision_select_feature="cls_patch"))
+
+
+def test_an_auxiliary_loss_is_taken_once():
+    projector = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert take_auxiliary_loss(projector) is None
+    projector.auxiliary_loss, projector[1].auxiliary_loss = torch.tensor(1.5), torch.tensor(2.0)
+    assert take_auxiliary_loss(projector) == 3.5
+    assert take_auxiliary_loss(projector) is None
 
 
 def test_upstreams_table():
