@@ -9,15 +9,17 @@ import torch
 import transformers
 from transformers import HfArgumentParser
 
+from ccra_patch.attanchor import AttAnchorSettings
 from ccra_patch.baselines import BaselineSettings
 from ccra_patch.settings import CCRASettings
 from llava.errors import UserError
+from llava.model.anchoring import attanchor_settings
 from llava.model.multimodal_projector.registry import find_projector, registered_projectors
 
 
 @dataclass
-class ModelArguments(CCRASettings, BaselineSettings):
-    """Which language model, tower and projector; the projectors' own settings are inherited."""
+class ModelArguments(CCRASettings, BaselineSettings, AttAnchorSettings):
+    """Which language model, tower and projector; the settings of projectors and AttAnchor are inherited."""
 
     model_name_or_path: str = field(
         default="facebook/opt-125m", metadata={"help": "Language model or LLaVA checkpoint: folder or hub name."}
@@ -134,8 +136,6 @@ class _Parser(HfArgumentParser):
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
     """Parse the command line; UserError for unknown flags and for flags that contradict each other."""
-    import ccra_patch.register  # noqa: F401  (its settings are checked below)
-
     parser = _Parser((ModelArguments, DataArguments, TrainingArguments))
     try:
         model_args, data_args, training_args, unknown = parser.parse_args_into_dataclasses(
@@ -167,10 +167,13 @@ def _check(model_args: ModelArguments, data_args: DataArguments, training_args: 
         )
     if training_args.freeze_mm_mlp_adapter and model_args.tune_mm_mlp_adapter:
         raise UserError("--tune_mm_mlp_adapter and --freeze_mm_mlp_adapter leave nothing to train; drop one of them")
+    anchors = attanchor_settings(model_args)
     if model_args.vision_tower is None:
         for name in ("tune_mm_mlp_adapter", "pretrain_mm_mlp_adapter"):
             if getattr(model_args, name):
                 raise UserError(f"--{name} needs --vision_tower: without it the model is text only")
+        if anchors.mm_attanchor_direction != "off":
+            raise UserError("--mm_attanchor_direction needs --vision_tower: without it the model is text only")
         return
     _check_projector_settings(model_args)
 

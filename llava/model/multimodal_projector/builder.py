@@ -61,8 +61,6 @@ def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any)
     Raises UserError for an unknown type or settings that contradict each other. ``delay_load`` is accepted for
     upstream's callers; a projector has nothing to load.
     """
-    import ccra_patch.register  # noqa: F401  (registers its projectors; here, because it imports this package)
-
     spec = find_projector(getattr(config, "mm_projector_type", "linear"))
     projector = spec.build(config)
     needs = cast(Any, projector).needs = spec.needs(config)

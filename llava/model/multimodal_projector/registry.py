@@ -8,6 +8,7 @@ Adding one is one file with a builder and one :func:`register_projector` line.
 """
 
 import difflib
+import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -95,9 +96,16 @@ def register_projector(
     _specs[name] = ProjectorSpec(name, build, needs, settings, load_adapter, re.compile(pattern) if pattern else None)
 
 
+def _all_specs() -> dict[str, ProjectorSpec]:
+    """Both packages' projectors. Imported when they are asked for, since these modules import this one."""
+    for module in ("llava.model.multimodal_projector.builder", "ccra_patch.register"):
+        importlib.import_module(module)
+    return _specs
+
+
 def registered_projectors() -> tuple[ProjectorSpec, ...]:
     """All projector types, in order of registration."""
-    return tuple(_specs.values())
+    return tuple(_all_specs().values())
 
 
 def setting_names(spec: ProjectorSpec) -> tuple[str, ...]:
@@ -122,11 +130,12 @@ def take_auxiliary_loss(projector: nn.Module) -> Tensor | None:
 
 def find_projector(projector_type: str) -> ProjectorSpec:
     """The spec behind an ``mm_projector_type``; UserError with the known names and the nearest one otherwise."""
-    if projector_type in _specs and _specs[projector_type].pattern is None:
-        return _specs[projector_type]
-    for spec in _specs.values():
+    specs = _all_specs()
+    if projector_type in specs and specs[projector_type].pattern is None:
+        return specs[projector_type]
+    for spec in specs.values():
         if spec.pattern and spec.pattern.fullmatch(projector_type):
             return spec
-    nearest = difflib.get_close_matches(projector_type, _specs, n=1)
+    nearest = difflib.get_close_matches(projector_type, specs, n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise UserError(f"Unknown projector type: {projector_type} (known: {', '.join(_specs)}){hint}")
+    raise UserError(f"Unknown projector type: {projector_type} (known: {', '.join(specs)}){hint}")

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-import ccra_patch.register  # noqa: F401
 from llava.errors import UserError
 from llava.model.multimodal_projector.builder import IdentityMap, SimpleResBlock, build_vision_projector
 from llava.model.multimodal_projector.registry import (

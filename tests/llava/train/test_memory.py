@@ -32,7 +32,7 @@ PAPER = Recipe(
     ids=["full", "checkpointing-bf16", "lora", "stage1-bf16"],
 )
 def test_estimate_is_just_above_the_measured_peak(flags, assets, tmp_path):
-    """Stated error: from 0 to 30 percent too much. Large blocks go to the system at once, so that RSS follows tensors."""
+    """Stated error: 0 to 30 percent too much. Large blocks go to the system at once, so that RSS follows tensors."""
     script = Path(__file__).with_name("measure_memory.py")
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(
