@@ -25,20 +25,24 @@ MODERATION_URL = "https://api.openai.com/v1/moderations"
 MODERATION_TIMEOUT = 5  # seconds
 
 
-def build_logger(logger_name: str, logger_filename: str, capture_output: bool = False) -> logging.Logger:
+def build_logger(
+    logger_name: str, logger_filename: str, capture_output: bool = False, folder: str | None = None
+) -> logging.Logger:
     """A logger at INFO that writes to the console and to one log file per process, rotated daily (UTC).
 
     Args:
         logger_name: the logger.
-        logger_filename: file in ``LOGDIR``; only the first call of a process chooses it.
+        logger_filename: its name; only the first call of a process chooses it.
         capture_output: also send what the program prints to the log, by replacing ``sys.stdout`` and ``sys.stderr``.
             For a program's ``main``, never for a module that others may import.
+        folder: where the file lies (default: ``LOGDIR``).
     """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt=DATE_FORMAT)
     root = logging.getLogger()
     if not any(isinstance(handler, TimedRotatingFileHandler) for handler in root.handlers):
-        Path(LOGDIR).mkdir(parents=True, exist_ok=True)
-        handler = TimedRotatingFileHandler(Path(LOGDIR) / logger_filename, when="D", utc=True, encoding="UTF-8")
+        file = Path(folder or LOGDIR) / logger_filename
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handler = TimedRotatingFileHandler(file, when="D", utc=True, encoding="UTF-8")
         handler.setFormatter(logging.Formatter(LOG_FORMAT, DATE_FORMAT))
         root.addHandler(handler)
     if capture_output:
