@@ -1,18 +1,28 @@
 """The training scripts: what they hand to the trainer, how they launch it, what they say when something is missing."""
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+import ccra_patch.register  # noqa: F401
 from ccra_patch.settings import CCRASettings
+from llava import conversation
+from llava.model.multimodal_projector.builder import build_vision_projector
+from llava.model.multimodal_projector.registry import ProjectorSpec, registered_projectors
 from llava.train.arguments import parse_arguments
+from llava.train.train import train
 
 ROOT = Path(__file__).parents[1]
 CLIP_336 = "openai/clip-vit-large-patch14-336"
@@ -333,10 +343,34 @@ def test_every_setting_of_ccra_is_a_variable() -> None:
     assert {flag for flag in flags_of(command_of(CCRA)) if flag.startswith("--mm_ccra")} == settings
 
 
-def test_another_projector_gets_no_ccra_flag() -> None:
-    flags = flags_of(command_of(CCRA, PROJECTOR="mlp2x_gelu", MM_CCRA_HIDDEN_DIM="64"))
-    assert flags["--mm_projector_type"] == "mlp2x_gelu"
-    assert not [flag for flag in flags if "ccra" in flag]
+@pytest.mark.parametrize("projector", ["mlp2x_gelu", "linear", "mmfuser"])
+def test_another_projector_gets_no_ccra_flag(projector: str) -> None:
+    flags = flags_of(command_of(CCRA, PROJECTOR=projector, MM_CCRA_HIDDEN_DIM="64", MM_MMFUSER_HEADS="8"))
+    assert flags["--mm_projector_type"] == projector
+    assert flags["--output_dir"].endswith(f"-{projector}")
+    own = {"--mm_mmfuser_heads"} if projector == "mmfuser" else set()
+    assert {flag for flag in flags if "ccra" in flag or "mmfuser" in flag} == own
+
+
+@pytest.mark.parametrize(
+    "spec", [spec for spec in registered_projectors() if spec.settings], ids=lambda spec: spec.name
+)
+def test_every_setting_of_every_projector_has_its_variable(spec: ProjectorSpec) -> None:
+    """Each set to its default, so that all fit together; lists are words of the variable, values of the flag."""
+    assert spec.settings is not None
+    defaults = vars(spec.settings())
+    words = {
+        name: " ".join(map(str, value if isinstance(value, list) else [value])) for name, value in defaults.items()
+    }
+    command = command_of(
+        CCRA, PROJECTOR=spec.name, DEEPSPEED="", **{name.upper(): value for name, value in words.items() if value}
+    )
+    for name, value in words.items():
+        if value:
+            place = command.index(f"--{name}") + 1
+            assert command[place : place + len(value.split())] == value.split()
+    model_args, _, _ = parse_arguments(command[command.index("llava/train/train_mem.py") + 1 :])
+    assert {name: getattr(model_args, name) for name in defaults} == defaults
 
 
 def test_stage_1_can_train_ccra() -> None:
@@ -564,38 +598,106 @@ class TestStart:
         assert f"error: {python} has no transformers; run 'make setup' or activate" in result.stderr
 
 
-def test_the_recipe_trains_a_tiny_model(assets: Path, tmp_path: Path) -> None:
-    """The script, the launcher and the trainer behind it: two steps of the paper's recipe on tiny models."""
+@pytest.fixture
+def tiny(assets: Path, tmp_path: Path) -> dict[str, str]:
+    """Variables of a recipe on tiny models and four samples."""
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
     turns = [{"from": "human", "value": "<image>\nWhich colour?"}, {"from": "gpt", "value": "red"}]
     samples = [{"id": str(number), "image": "red.png", "conversations": turns} for number in range(4)]
     (tmp_path / "samples.json").write_text(json.dumps(samples))
-    result = run_script(
-        CCRA,
-        "--max_steps",
-        "2",
-        cwd=tmp_path,
-        LAUNCHER="python",
-        MODEL=str(assets / "vicuna_tiny"),
-        VISION_TOWER=str(assets / "clip_tiny"),
-        ADAPTER="",
-        DATA=str(tmp_path / "samples.json"),
-        IMAGE_FOLDER=str(tmp_path),
-        OUTPUT=str(tmp_path / "out"),
-        BATCH_SIZE="2",
-        GRAD_ACCUM="1",
-        WORKERS="0",
-        REPORT_TO="none",
-        MM_CCRA_HIDDEN_DIM="8",
-        OMP_NUM_THREADS="1",
-        HF_HUB_OFFLINE="1",
-    )
+    return {
+        "LAUNCHER": "python",
+        "MODEL": str(assets / "vicuna_tiny"),
+        "VISION_TOWER": str(assets / "clip_tiny"),
+        "ADAPTER": "",
+        "DATA": str(tmp_path / "samples.json"),
+        "IMAGE_FOLDER": str(tmp_path),
+        "OUTPUT": str(tmp_path / "out"),
+        "BATCH_SIZE": "2",
+        "GRAD_ACCUM": "1",
+        "WORKERS": "0",
+        "REPORT_TO": "none",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def losses_of(output: Path) -> list[float]:
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def test_the_recipe_trains_a_tiny_model(tiny: dict[str, str], tmp_path: Path) -> None:
+    """The script, the launcher and the trainer behind it: two steps of the paper's recipe on tiny models."""
+    result = run_script(CCRA, "--max_steps", "2", cwd=tmp_path, MM_CCRA_HIDDEN_DIM="8", **tiny)
     assert result.returncode == 0, result.stderr
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["mm_projector_type"] == "ccra"
     assert config["mm_ccra_hidden_dim"] == 8
-    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
-    assert sum("loss" in entry for entry in history) == 2
+    assert len(losses_of(tmp_path / "out")) == 2
+
+
+# Layers that the tiny tower has, for each method that CCRA is compared with.
+BASELINES = {
+    "dense_connector_sti": {"MM_DENSE_CONNECTOR_STI_LAYERS": "1 3", "MM_DENSE_CONNECTOR_STI_STRIP": "4"},
+    "dense_connector_sci": {"MM_DENSE_CONNECTOR_SCI_LAYERS": "1 3"},
+    "dense_connector_dci": {"MM_DENSE_CONNECTOR_DCI_LAYERS": "0 1 2 3", "MM_DENSE_CONNECTOR_DCI_GROUP_SIZE": "2"},
+    "mmfuser": {"MM_MMFUSER_LAYERS": "1 3", "MM_MMFUSER_HEADS": "4"},
+    "igva": {"MM_IGVA_LAYERS": "1 2 3 4", "MM_IGVA_GROUP_SIZE": "2", "MM_IGVA_HIDDEN_DIM": "8"},
+    "mlvf_ed": {"MM_MLVF_ED_LAYERS": "1 3"},
+}
+
+
+class TestBaselines:
+    """``PROJECTOR=`` another method's: the recipe's own command, run in this process for two steps."""
+
+    @pytest.fixture(autouse=True)
+    def default_template(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """``--version`` changes a module's variable; put it back after each run."""
+        monkeypatch.setattr(conversation, "default_conversation", conversation.default_conversation)
+
+    @pytest.fixture
+    def losses(self, tiny: dict[str, str], assets: Path, tmp_path: Path) -> Callable[..., list[float]]:
+        """Train from the tiny LLaVA's adapter and give the losses of both steps."""
+        weights = load_file(assets / "llava_tiny_mlp2x_gelu" / "model.safetensors")
+        adapter = tmp_path / "mm_projector.bin"
+        torch.save({name: value for name, value in weights.items() if "mm_projector" in name}, adapter)
+
+        def run(projector: str, **variables: str) -> list[float]:
+            output = tmp_path / projector
+            given = tiny | {"PROJECTOR": projector, "ADAPTER": str(adapter), "OUTPUT": str(output)} | variables
+            command = command_of(CCRA, "--max_steps", "2", "--seed", "1", **given)
+            train("sdpa", command[command.index("llava/train/train_mem.py") + 1 :])
+            return losses_of(output)
+
+        return run
+
+    def test_there_is_one_for_each(self) -> None:
+        named = {spec.name for spec in registered_projectors() if spec.settings is not None}
+        assert named - {"ccra"} == set(BASELINES)
+
+    @pytest.mark.parametrize("projector", BASELINES)
+    def test_the_recipe_trains_it_from_llavas_adapter(
+        self, projector: str, losses: Callable[..., list[float]], tmp_path: Path
+    ) -> None:
+        plain = losses("mlp2x_gelu")
+        own = losses(projector, **BASELINES[projector])
+        assert len(own) == 2
+        balance = 0.02 * math.log(2)  # igva's auxiliary loss lies between minus this and 0
+        if projector == "igva":
+            assert plain[0] - balance - 1e-4 <= own[0] < plain[0] - 1e-3
+        elif projector != "dense_connector_sti":  # its extra tokens are there from the first step
+            assert own[0] == pytest.approx(plain[0], abs=1e-4)
+
+        config = json.loads((tmp_path / projector / "config.json").read_text())
+        assert config["mm_projector_type"] == projector
+        assert config[f"mm_{projector}_layers"] == [
+            int(layer) for layer in BASELINES[projector][f"MM_{projector.upper()}_LAYERS"].split()
+        ]
+        assert ("mm_query_markers" in config) == (projector == "igva")
+        saved = torch.load(tmp_path / projector / "mm_projector.bin", weights_only=True)
+        built = build_vision_projector(SimpleNamespace(**config))
+        assert {name.removeprefix("model.mm_projector.") for name in saved} == set(built.state_dict())
 
 
 class TestDeepSpeedConfigs:

@@ -4,7 +4,8 @@
 #   MODEL              language model or LLaVA checkpoint: a folder or a hub name
 #   VERSION            prompt version: plain (stage 1), v1, llava_llama_2, ...
 #   VISION_TOWER       CLIP tower: a folder or a hub name; empty trains on text alone
-#   PROJECTOR          linear, mlp2x_gelu, identity, ccra, ...
+#   PROJECTOR          linear, mlp2x_gelu, identity, ccra, or a method to compare it with: dense_connector_sti,
+#                      dense_connector_sci, dense_connector_dci, mmfuser, igva, mlvf_ed
 #   ADAPTER            mm_projector.bin to start the projector from
 #   DATA               JSON list of samples
 #   IMAGE_FOLDER       folder that the samples' "image" paths start from
@@ -20,7 +21,8 @@
 #   REPORT_TO          wandb, tensorboard or none
 #   MM_VISION_SELECT_LAYER [-2], IMAGE_ASPECT_RATIO, MM_PROJECTOR_LR
 #   LORA_ENABLE, LORA_R, LORA_ALPHA, BITS
-#   MM_CCRA_*          with PROJECTOR=ccra, each one set becomes the flag of its name (MM_CCRA_SIGMA: --mm_ccra_sigma)
+#   MM_<PROJECTOR>_*   settings of the chosen projector; each becomes the flag of its name, its words the flag's values:
+#                      PROJECTOR=ccra MM_CCRA_SIGMA=2, PROJECTOR=mmfuser MM_MMFUSER_LAYERS="3 8 13 18"
 #
 #   LAUNCHER           deepspeed [default], torchrun, or python (one process, no DeepSpeed)
 #   DEEPSPEED          DeepSpeed config; empty switches DeepSpeed off (LAUNCHER=python: empty unless set)
@@ -128,8 +130,18 @@ flag() { # flag NAME VALUE: one flag of the trainer, left out when the value is 
     fi
 }
 
+projector_flags() { # a flag for each variable that begins with the projector's name, one value per word
+    local prefix name values
+    prefix=MM_$(tr '[:lower:]' '[:upper:]' <<<"${PROJECTOR-}")_
+    for name in $(compgen -A variable "$prefix"); do
+        read -r -a values <<<"${!name}"
+        if ((${#values[@]})); then
+            arguments+=("--$(tr '[:upper:]' '[:lower:]' <<<"$name")" "${values[@]}")
+        fi
+    done
+}
+
 collect_arguments() {
-    local name
     arguments=()
     flag --deepspeed "${DEEPSPEED-}"
     flag --lora_enable "${LORA_ENABLE-}"
@@ -144,11 +156,7 @@ collect_arguments() {
     flag --image_folder "$IMAGE_FOLDER"
     flag --vision_tower "$VISION_TOWER"
     flag --mm_projector_type "${PROJECTOR-}"
-    if [[ ${PROJECTOR-} == ccra ]]; then
-        for name in "${!MM_CCRA_@}"; do
-            flag "--$(tr '[:upper:]' '[:lower:]' <<<"$name")" "${!name}"
-        done
-    fi
+    projector_flags
     flag --pretrain_mm_mlp_adapter "${ADAPTER-}"
     flag --tune_mm_mlp_adapter "${TUNE_MM_MLP_ADAPTER-}"
     flag --mm_vision_select_layer "${MM_VISION_SELECT_LAYER--2}"

@@ -4,15 +4,15 @@
 # It starts from LLaVA's own stage-1 adapter: the widened projector equals LLaVA's at step 0.
 #
 #   bash scripts/v1_5/finetune_ccra.sh                                # 7B; any number of GPUs that divides 128 / 16
-#   PROJECTOR=mlp2x_gelu OUTPUT=./checkpoints/llava-v1.5-7b \
-#       bash scripts/v1_5/finetune_ccra.sh                            # the same recipe with LLaVA's projector
+#   PROJECTOR=mlp2x_gelu bash scripts/v1_5/finetune_ccra.sh           # the same recipe with LLaVA's projector
+#   PROJECTOR=mmfuser bash scripts/v1_5/finetune_ccra.sh              # or with another method's
 #   LAUNCHER=python NUM_PROCESSES=1 BATCH_SIZE=4 DATA=small.json bash scripts/v1_5/finetune_ccra.sh --max_steps 10
 #
 # Defaults:
 #   MODEL=lmsys/vicuna-7b-v1.5  VERSION=v1  VISION_TOWER=openai/clip-vit-large-patch14-336  PROJECTOR=ccra
 #   ADAPTER=./checkpoints/llava-v1.5-7b-pretrain/mm_projector.bin
 #   DATA=./playground/data/llava_v1_5_mix665k.json  IMAGE_FOLDER=./playground/data
-#   OUTPUT=./checkpoints/llava-v1.5-7b-ccra  IMAGE_ASPECT_RATIO=pad  REPORT_TO=tensorboard
+#   OUTPUT=./checkpoints/llava-v1.5-7b-$PROJECTOR  IMAGE_ASPECT_RATIO=pad  REPORT_TO=tensorboard
 #   GLOBAL_BATCH=128  BATCH_SIZE=16  EPOCHS=1  LEARNING_RATE=1e-5  SAVE_STEPS=50000  DEEPSPEED=./scripts/zero2.json
 #   MM_CCRA_HIDDEN_DIM=128     width h of the three attentions
 #   MM_CCRA_KERNEL_SIZE=5      taps of the Gaussian over the layer weights; 1 switches the smoothing off
@@ -36,7 +36,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lib/launch.sh"
 : "${ADAPTER=./checkpoints/llava-v1.5-7b-pretrain/mm_projector.bin}"
 : "${DATA=./playground/data/llava_v1_5_mix665k.json}"
 : "${IMAGE_FOLDER=./playground/data}"
-: "${OUTPUT=./checkpoints/llava-v1.5-7b-ccra}"
+: "${OUTPUT=./checkpoints/llava-v1.5-7b-$PROJECTOR}"
 : "${IMAGE_ASPECT_RATIO=pad}"
 : "${GLOBAL_BATCH=128}"
 : "${BATCH_SIZE=16}"
