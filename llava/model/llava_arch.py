@@ -1,7 +1,7 @@
 """What makes a language model a LLaVA: pictures through tower and projector into the token sequence.
 
 The way of a sample: pixels -> tower -> layers; token ids -> query embeddings; projector(layers, query) -> image tokens;
-merge -> language model. Training, evaluation, chat and workers all come through here.
+merge (AttAnchor may add copies) -> language model. Training, evaluation, chat and workers all come through here.
 """
 
 import logging
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccra_patch.query import QueryMarkers, select_query
+from ccra_patch.query import QueryMarkers, number_turns, select_query
 from llava.constants import (
     DEFAULT_IM_END_TOKEN,
     DEFAULT_IM_START_TOKEN,
@@ -22,8 +22,9 @@ from llava.constants import (
 from llava.errors import UserError
 from llava.mm_utils import get_anyres_image_grid_shape
 from llava.model.adapter import read_adapter, rows_of_embeddings
+from llava.model.anchoring import Matches, attanchor_settings, find_matches, insert_anchors, think_id_of
 from llava.model.anyres import arrange_tiles, unpad_image
-from llava.model.merge import ImageSlots, merge
+from llava.model.merge import ImageSlots, Layout, lay_out, pack
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
@@ -149,10 +150,11 @@ class LlavaMetaForCausalLM(ABC):
 
     def _image_tokens(
         self, images: Tensor | list[Tensor], image_sizes: Any, query: tuple[Tensor, Tensor] | None, samples: Tensor
-    ) -> list[Tensor]:
-        """One block of tokens ``[n_i, D]`` for each picture of the batch; ``samples`` names each picture's row.
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """One block of tokens ``[n_i, D]`` for each picture of the batch, and which patch each token is ``[n_i]``.
 
         A 4-D tensor is one picture a row. A list, or a 5-D tensor, holds tiles ``[P, 3, H, W]`` of each picture.
+        ``samples`` names each picture's row. Patches count on through a picture's tiles; -1 is a line's end.
         """
         tiled = isinstance(images, list) or images.ndim == 5
         pictures = [image if image.ndim == 4 else image.unsqueeze(0) for image in images]
@@ -164,10 +166,17 @@ class LlavaMetaForCausalLM(ABC):
         # Every tile of every picture in one call; they all have the processor's size.
         features = self.encode_images(torch.cat(pictures), *query_args)
         if not tiled:
-            return list(features)
-        return [self._arrange(part, image_sizes, i) for i, part in enumerate(features.split(tiles))]
+            return list(features), [torch.arange(features.shape[1], device=features.device)] * len(features)
+        parts = features.split(tiles)
+        numbers = [torch.arange(part[..., 0].numel(), device=part.device).view(*part.shape[:2], 1) for part in parts]
+        newline = getattr(self.get_model(), "image_newline", None)
+        no_patch = numbers[0].new_tensor([-1])
+        return (
+            [self._arrange(part, image_sizes, i, newline) for i, part in enumerate(parts)],
+            [self._arrange(part, image_sizes, i, no_patch).squeeze(-1) for i, part in enumerate(numbers)],
+        )
 
-    def _arrange(self, features: Tensor, image_sizes: Any, index: int) -> Tensor:
+    def _arrange(self, features: Tensor, image_sizes: Any, index: int, newline: Tensor | None) -> Tensor:
         """Tiles of picture ``index``, ``[P, N, D]``, as one row of tokens, as ``mm_patch_merge_type`` says."""
         config, tower = self.config, self.get_vision_tower()
         merge_type = getattr(config, "mm_patch_merge_type", "flat")
@@ -180,7 +189,7 @@ class LlavaMetaForCausalLM(ABC):
                 f"mm_patch_merge_type is {merge_type!r}, which places one token per patch; {config.mm_projector_type} "
                 f"makes {features.shape[1]} of {tower.num_patches} patches: use mm_patch_merge_type flat"
             )
-        newline = self.get_model().image_newline if "unpad" in merge_type else None
+        newline = newline if "unpad" in merge_type else None
         if len(features) == 1:
             return arrange_tiles(features, (1, 1), tower.num_patches_per_side, (1, 1), newline)
         if config.image_aspect_ratio != "anyres":
@@ -197,18 +206,53 @@ class LlavaMetaForCausalLM(ABC):
         mode = needs_of(self.get_model().mm_projector).query
         if mode is None:
             return None
+        markers = self._query_markers(self.config.mm_projector_type)
+        places, mask = pack(select_query(input_ids, valid, markers, mode))
+        rows = torch.arange(len(places), device=places.device).unsqueeze(1)
+        return token_embeds[rows, places], mask
+
+    def _query_markers(self, reader: str) -> QueryMarkers:
         markers = getattr(self.config, "mm_query_markers", None)
         if markers is None:
             raise UserError(
-                f"{self.config.mm_projector_type} reads the question, but config.json lacks mm_query_markers; "
-                "train with this project's train.py, which writes them"
+                f"{reader} reads the question, but config.json lacks mm_query_markers; train with this project's "
+                "train.py, which writes them"
             )
-        chosen = select_query(input_ids, valid, QueryMarkers.from_dict(markers), mode)
-        length = max(int(chosen.sum(dim=1).max()), 1)
-        # A stable sort moves the chosen tokens to the front in their order.
-        order = torch.argsort(~chosen, dim=1, stable=True)[:, :length]
-        rows = torch.arange(len(order), device=order.device).unsqueeze(1)
-        return token_embeds[rows, order], chosen[rows, order]
+        return QueryMarkers.from_dict(markers)
+
+    def _lay_out(
+        self, input_ids: Tensor, valid: Tensor, images: Tensor | list[Tensor], image_sizes: Any, think_id: int | None
+    ) -> Layout:
+        """Text and image tokens in their places. With ``think_id`` the vector before the last is a pause token's."""
+        token_embeds = self.get_model().embed_tokens(input_ids.clamp(min=0))
+        slots = ImageSlots.assign(valid & (input_ids == IMAGE_TOKEN_INDEX), len(images))
+        query = self._query(input_ids, valid, token_embeds)
+        blocks, patches = self._image_tokens(images, image_sizes, query, slots.sample_of_block)
+        if think_id is not None:
+            # A block that no <image> claims: it stands nowhere until it is copied.
+            think_ids = torch.tensor([think_id], device=input_ids.device)
+            blocks.append(self.get_model().embed_tokens(think_ids))
+            patches.append(torch.full_like(think_ids, -1))
+        return lay_out(token_embeds, input_ids, valid, blocks, patches, slots)
+
+    def find_anchors(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        images: Tensor | list[Tensor],
+        image_sizes: Any = None,
+        *,
+        direction: str,
+        query: str = "human",
+    ) -> tuple[Layout, Matches]:
+        """Where AttAnchor's tokens stand and what each is most like, whatever the config's threshold says.
+
+        Arguments as for ``forward``; ``direction`` and ``query`` as the settings of these names.
+        """
+        valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        layout = self._lay_out(input_ids, valid, images, image_sizes, None)
+        turns = number_turns(input_ids, valid, self._query_markers("AttAnchor"), query)
+        return layout, find_matches(layout, turns, direction)
 
     def prepare_inputs_labels_for_multimodal(
         self,
@@ -237,16 +281,14 @@ class LlavaMetaForCausalLM(ABC):
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
 
         valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        token_embeds = self.get_model().embed_tokens(input_ids.clamp(min=0))
-        slots = ImageSlots.assign(valid & (input_ids == IMAGE_TOKEN_INDEX), len(images))
-        query = self._query(input_ids, valid, token_embeds)
-        merged = merge(
-            token_embeds,
-            input_ids,
-            valid,
+        settings = attanchor_settings(self.config)
+        layout = self._lay_out(input_ids, valid, images, image_sizes, think_id_of(self.config, settings))
+        if settings.mm_attanchor_direction != "off":
+            markers = self._query_markers("AttAnchor")
+            turns = number_turns(input_ids, valid, markers, settings.mm_attanchor_query)
+            layout = insert_anchors(layout, turns, settings)
+        merged = layout.arrange(
             torch.full_like(input_ids, IGNORE_INDEX) if labels is None else labels,
-            self._image_tokens(images, image_sizes, query, slots.sample_of_block),
-            slots,
             max_length=None if for_generation else getattr(self.config, "tokenizer_model_max_length", None),
             padding_side="left" if for_generation else getattr(self.config, "tokenizer_padding_side", "right"),
         )

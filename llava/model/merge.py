@@ -1,15 +1,18 @@
 """Where image tokens take their place between text tokens.
 
-One vectorised pass over the batch: every token learns how many positions it fills (padding 0, text 1, ``<image>`` as
-many as its features), a cumulative sum tells where, and two scatters write text and features. No loop over rows or
-tokens, and the same module calls on every rank whatever its batch holds, so that ZeRO-3 never waits for one.
+Two vectorised steps over the batch. :func:`lay_out` says which vector stands at which place: every token learns how
+many places it fills (padding 0, text 1, ``<image>`` as many as its features), a cumulative sum tells where. What
+regroups tokens (AttAnchor) changes that plan, which is whole numbers. :meth:`Layout.arrange` then cuts, pads and copies
+every vector once. No loop over rows or tokens, and the same module calls on every rank whatever its batch holds, so
+that ZeRO-3 never waits for one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
@@ -58,67 +61,131 @@ class Merged:
     position_ids: Tensor
 
 
-def merge(
+@dataclass(frozen=True)
+class Layout:
+    """Which vector stands at which place of each row; rows begin at place 0, and nothing is cut.
+
+    vectors: ``[V, D]``, first all token embeddings of the batch, row by row, then all features, block by block, then
+        one of zeros: what stands behind a row's end.
+    patch: ``[V]``, which patch of its picture an image token is, -1 for other vectors.
+    source: ``[B, L]``, indices into ``vectors``.
+    copied: ``[B, L]`` bool, where a copy stands of what also stands elsewhere.
+    num_tokens: how many of the vectors are token embeddings.
+    """
+
+    vectors: Tensor
+    patch: Tensor
+    source: Tensor
+    copied: Tensor
+    num_tokens: int
+
+    @property
+    def nothing(self) -> int:
+        """The index of the zero vector."""
+        return len(self.vectors) - 1
+
+    @property
+    def is_image(self) -> Tensor:
+        """Where image tokens stand, ``[B, L]`` bool."""
+        return self.patch[self.source] >= 0
+
+    def at(self, places: Tensor) -> Tensor:
+        """The vectors ``[B, n, D]`` that stand at ``places [B, n]``."""
+        return self.vectors[self.source.gather(1, places)]
+
+    def of_tokens(self, values: Tensor) -> Tensor:
+        """What the tokens' ``values [B, S]`` are at each place ``[B, L]``; 0 where no token stands."""
+        others = values.new_zeros(len(self.vectors) - self.num_tokens)
+        return torch.cat([values.flatten(), others])[self.source]
+
+    def with_copies(self, source: Tensor, behind: Tensor) -> "Layout":
+        """Insert copies right behind the places they belong to; all else keeps its order.
+
+        Args:
+            source: ``[B, C]``, indices of the vectors to copy.
+            behind: ``[B, C]``, the place that each copy follows, -1 for no copy. Copies behind the same place stand in
+                the order given.
+        """
+        end = self.source.shape[1]
+        nowhere = behind < 0
+        # What stands at a place and the copies behind it have the same key; a stable sort keeps them in this order.
+        place = torch.arange(end, device=behind.device).expand_as(self.source)
+        place = place.masked_fill(self.source == self.nothing, end)
+        order = torch.cat([place, behind.masked_fill(nowhere, end)], dim=1).argsort(dim=1, stable=True)
+        sources = torch.cat([self.source, source.masked_fill(nowhere, self.nothing)], dim=1)
+        copied = torch.cat([self.copied, ~nowhere], dim=1)
+        return replace(self, source=sources.gather(1, order), copied=copied.gather(1, order))
+
+    def arrange(self, labels: Tensor, *, max_length: int | None = None, padding_side: str = "right") -> Merged:
+        """Cut to ``max_length`` (None for no limit), pad on ``padding_side``, and put every vector in its place.
+
+        ``labels [B, S]`` are those of the tokens; features and copies get ``IGNORE_INDEX``.
+        """
+        row_lengths = (self.source != self.nothing).sum(dim=1, keepdim=True)
+        if max_length is not None:
+            row_lengths = row_lengths.clamp(max=max_length)
+        length = int(row_lengths.max())
+        shift = length - row_lengths if padding_side == "left" else torch.zeros_like(row_lengths)
+        place = torch.arange(length, device=labels.device) - shift
+        valid = (place >= 0) & (place < row_lengths)
+        place = place.masked_fill(~valid, 0)
+
+        source = self.source.gather(1, place).masked_fill(~valid, self.nothing)
+        labelled = valid & (source < self.num_tokens) & ~self.copied.gather(1, place)
+        merged_labels = labels.flatten()[source.clamp(max=self.num_tokens - 1)].masked_fill(~labelled, IGNORE_INDEX)
+        return Merged(embedding(source, self.vectors, padding_idx=self.nothing), merged_labels, valid, place)
+
+
+def lay_out(
     token_embeds: Tensor,
     input_ids: Tensor,
     valid: Tensor,
-    labels: Tensor,
     blocks: Sequence[Tensor],
+    patches: Sequence[Tensor],
     slots: ImageSlots,
-    *,
-    max_length: int | None = None,
-    padding_side: str = "right",
-) -> Merged:
-    """Replace each ``<image>`` by its feature block, drop the padding, cut to ``max_length`` and pad anew.
+) -> Layout:
+    """Each ``<image>`` gives way to its feature block, and the padding goes.
 
     Args:
         token_embeds: ``[B, S, D]``, whatever at ``<image>`` and padding.
         input_ids: ``[B, S]`` with ``IMAGE_TOKEN_INDEX`` at images.
         valid: ``[B, S]`` bool, False at padding.
-        labels: ``[B, S]``; image positions become ``IGNORE_INDEX``.
         blocks: image features ``[n_i, D]`` each.
+        patches: the numbers of their patches ``[n_i]`` each, -1 for features that are none.
         slots: which block goes where.
-        max_length: longest merged row, None for no limit.
-        padding_side: "right" or "left", of the result.
     """
-    device, width = token_embeds.device, token_embeds.shape[-1]
+    device, num_tokens = token_embeds.device, input_ids.numel()
     is_image = valid & (input_ids == IMAGE_TOKEN_INDEX)
     block_lengths = torch.tensor([len(block) for block in blocks], device=device)
+    block_starts = block_lengths.cumsum(0) - block_lengths
+    # All blocks, so that the projector is in the graph even where no feature is used.
+    features = [block.to(token_embeds.dtype) for block in blocks]
+    zero = token_embeds.new_zeros(1, token_embeds.shape[-1])
+    vectors = torch.cat([token_embeds.flatten(0, 1), *features, zero])
+    none = torch.full((num_tokens + 1,), -1, device=device)
+    patch = torch.cat([none[:-1], *patches, none[-1:]])
 
+    first_source = torch.arange(num_tokens, device=device).view_as(input_ids)
+    first_source[is_image] = num_tokens + block_starts[slots.block_of_slot]
     filled = valid.long()
     filled[is_image] = block_lengths[slots.block_of_slot]
     ends = filled.cumsum(dim=1)
-    starts = ends - filled
-    row_lengths = ends[:, -1] if max_length is None else ends[:, -1].clamp(max=max_length)
-    length = int(row_lengths.max())
-    shift = (length - row_lengths if padding_side == "left" else torch.zeros_like(row_lengths)).unsqueeze(1)
 
-    text = valid & ~is_image & (starts < length)
-    text_row = text.nonzero(as_tuple=True)[0]
-    text_place = (text_row, starts[text] + shift[text_row, 0])
+    # Each place belongs to the first token that ends behind it.
+    place = torch.arange(int(ends[:, -1].max()), device=device).repeat(len(input_ids), 1)
+    token = torch.searchsorted(ends, place, right=True)
+    behind_end = token == input_ids.shape[1]
+    token = token.masked_fill(behind_end, 0)
+    within = place - (ends - filled).gather(1, token)
+    source = (first_source.gather(1, token) + within).masked_fill(behind_end, len(vectors) - 1)
+    return Layout(vectors, patch, source, torch.zeros_like(behind_end), num_tokens)
 
-    # Feature j of a slot's block goes j places behind the slot's start.
-    slot_row = is_image.nonzero(as_tuple=True)[0]
-    slot_lengths = block_lengths[slots.block_of_slot]
-    slot_of_feature = torch.arange(len(slot_row), device=device).repeat_interleave(slot_lengths)
-    within = (
-        torch.arange(len(slot_of_feature), device=device) - (slot_lengths.cumsum(0) - slot_lengths)[slot_of_feature]
-    )
-    target = starts[is_image][slot_of_feature] + within
-    source = (block_lengths.cumsum(0) - block_lengths)[slots.block_of_slot][slot_of_feature] + within
-    kept = target < length
-    feature_row = slot_row[slot_of_feature][kept]
-    feature_place = (feature_row, target[kept] + shift[feature_row, 0])
-    # index_select on all blocks keeps the projector in the graph even where no feature is used.
-    features = torch.cat(list(blocks)).to(token_embeds.dtype).index_select(0, source[kept])
 
-    inputs_embeds = token_embeds.new_zeros(len(input_ids), length, width)
-    inputs_embeds = inputs_embeds.index_put(text_place, token_embeds[text])
-    inputs_embeds = inputs_embeds.index_put(feature_place, features)
-    merged_labels = labels.new_full((len(input_ids), length), IGNORE_INDEX)
-    merged_labels[text_place] = labels[text]
+def pack(marked: Tensor) -> tuple[Tensor, Tensor]:
+    """The marked places of every row, in their order: ``places [B, n]``, and which of these are real ``[B, n]``.
 
-    columns = torch.arange(length, device=device)
-    merged_valid = (columns >= shift) & (columns < shift + row_lengths.unsqueeze(1))
-    position_ids = (columns - shift).masked_fill(~merged_valid, 0)
-    return Merged(inputs_embeds, merged_labels, merged_valid, position_ids)
+    ``marked`` is ``[B, S]`` bool; n is the number of marks in the fullest row, at least 1.
+    """
+    length = max(int(marked.sum(dim=1).max()), 1)
+    places = torch.argsort(~marked, dim=1, stable=True)[:, :length]
+    return places, marked.gather(1, places)

@@ -10,6 +10,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerB
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llava import conversation
+from llava.attanchor.switch import record_attanchor
 from llava.errors import UserError
 from llava.model.builder import find_file, load_config, read_json
 from llava.model.multimodal_projector.registry import needs_of
@@ -199,6 +200,7 @@ def give_it_eyes(
     model.initialize_vision_tokenizer(model_args, tokenizer=tokenizer)
     if needs_of(inner.mm_projector).query is not None:
         config.mm_query_markers = query_markers(conversation.default_conversation, tokenizer).to_dict()
+    record_attanchor(config, model_args, tokenizer, conversation.default_conversation)
 
 
 def settle_kbit_dtypes(model: nn.Module, training_args: TrainingArguments) -> None:
