@@ -3,10 +3,11 @@
 Needs torch and einops; knows nothing of llava, except in :mod:`ccra_patch.register`. Where to change what:
 
 * :mod:`~ccra_patch.attention`: the equations of TokenImportance, LPWCA, LWCA and PWCA
-* :mod:`~ccra_patch.pai`: the chain of them, and the maps it returns
+* :mod:`~ccra_patch.integration`: how the steps go together; :mod:`~ccra_patch.removed`: what a missing one leaves
+* :mod:`~ccra_patch.pai`: all of it as one module, and the maps it returns
 * :mod:`~ccra_patch.projector`: the fusion with the selected layer
 * :mod:`~ccra_patch.smoothing`: smoothing along depth
-* :mod:`~ccra_patch.lean`: the two reads of the layer stack, and nothing else of its size
+* :mod:`~ccra_patch.stack`, :mod:`~ccra_patch.lean`: the layer stack in two reads, and nothing else of its size
 * :mod:`~ccra_patch.query`: which tokens are the question
 * :mod:`~ccra_patch.settings`: flags and config keys
 * :mod:`~ccra_patch.picture`: maps drawn over their picture (needs matplotlib and pillow)

@@ -8,23 +8,24 @@ Both projections are linear, so this is ``X @ direction + offset`` with one vect
 Nothing of the size of tokens x patches exists, and X itself is never projected. The paper prints 1/sqrt(d) in Eq. 3
 and 1/sqrt(d_h) in Appendix C.1; the product lives in the h-space, so it is sqrt(h) here.
 
-LPWCA's result has the size of the whole stack, so it is not written down either: see :class:`ModulatedStack`.
+LPWCA's result has the size of the whole stack, so it is not written down either: see :mod:`ccra_patch.stack`.
 
 Shapes: B images, L layers, N patches, T query tokens, d vision width, D LLM width, h hidden width.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ccra_patch.lean import mix_layers, read_stack, work_dtype
+from ccra_patch.lean import Moments, read_stack, work_dtype
 from ccra_patch.settings import NORM_ORDERS, require_choice
 from ccra_patch.smoothing import GaussianSmoothing
+from ccra_patch.stack import PlainStack, Stack, modulate
 
 
 class Question(NamedTuple):
@@ -43,7 +44,7 @@ class Probe(NamedTuple):
     """``alpha^T Q(F_t) K(X)^T / sqrt(h)`` as a function of X, which is ``X @ direction + offset``.
 
     Attributes:
-        direction: ``[B, d]``.
+        direction: ``[B, 1, d]``.
         offset: ``[B]``.
     """
 
@@ -100,7 +101,7 @@ class QuestionAttention(nn.Module):
         dtype = question.pooled.dtype
         asked = question.pooled @ self.query.weight.to(dtype).T + question.mass * self.query.bias.to(dtype)
         asked = asked / math.sqrt(self.query.out_features)
-        return Probe(asked @ self.key.weight.to(dtype), asked @ self.key.bias.to(dtype))
+        return Probe((asked @ self.key.weight.to(dtype))[:, None], asked @ self.key.bias.to(dtype))
 
 
 class LPWCA(QuestionAttention):
@@ -112,62 +113,40 @@ class LPWCA(QuestionAttention):
         self.norm = nn.LayerNorm(vision_dim)
         self.norm_order = norm_order
 
-    def forward(self, stack: Tensor, probe: Probe, direction: Tensor) -> tuple[Tensor, "ModulatedStack", Tensor]:
-        """Score and modulate the stack.
+    def forward(
+        self, stack: Tensor, question: Question, directions: Tensor, moments: bool = False
+    ) -> tuple[Tensor, Stack, Tensor]:
+        """Score and modulate the stack, in one read of it.
 
         Args:
             stack: ``F_stack [B, L, N, d]``.
-            probe: the question's, of this module.
-            direction: ``[B, d]``, a vector that the next step will multiply F_lp with; done here, in the same read.
+            question: what is asked.
+            directions: ``[B, K, d]``, vectors that later steps multiply F_lp with.
+            moments: whether a later step normalises F_lp again.
 
         Returns:
-            the map ``W_lp [B, L, N]``, ``F_lp [B, L, N, d]`` (not written down), and ``F_lp @ direction [B, L, N]``.
+            the map ``W_lp [B, L, N]``, ``F_lp [B, L, N, d]``, and ``F_lp @ directions [B, K, L, N]``.
         """
-        weight, bias = self.norm.weight.to(direction.dtype), self.norm.bias.to(direction.dtype)
-        products, mean, variance = read_stack(stack, torch.stack([probe.direction, weight * direction], dim=1))
-        scores = products[:, 0] + probe.offset[:, None, None]
+        probe = self.probe(question)
+        weight, bias = self.norm.weight.to(directions.dtype), self.norm.bias.to(directions.dtype)
+        if moments:  # its mean over d, and the product with the bias that its variance takes
+            averages = torch.stack([torch.ones_like(bias), bias]) / len(bias)
+            directions = torch.cat([directions, averages.expand(len(directions), -1, -1)], dim=1)
+        asked = torch.cat([probe.direction, weight * directions], dim=1)
+        reading = read_stack(stack, asked, weight if moments else None)
 
-        gain = 1 + scores
-        if self.norm_order == "pre":  # LN(F) * (1 + W)
-            scale = gain * torch.rsqrt(variance + self.norm.eps)
-            shift = gain
-        else:  # LN(F * (1 + W)): mean and variance of F * (1 + W) follow from those of F
-            scale = gain * torch.rsqrt(gain.square() * variance + self.norm.eps)
-            shift = torch.ones_like(gain)
-        modulated = ModulatedStack(stack, mean, scale, shift, weight, bias)
-        return scores, modulated, modulated.product(products[:, 1], direction)
+        scores = reading.products[:, 0] + probe.offset[:, None, None]
+        modulated = modulate(PlainStack(stack, reading.moments), 1 + scores, self.norm, self.norm_order)
+        products = modulated.products(reading.products[:, 1:], directions)
+        if reading.weighted is None:
+            return scores, modulated, products
 
-
-@dataclass(frozen=True)
-class ModulatedStack:
-    """``F_lp``, normalised and modulated, as a recipe: ``scale * (stack - mean) * weight + shift * bias``.
-
-    Attributes:
-        stack: ``[B, L, N, d]``.
-        mean, scale, shift: ``[B, L, N]``.
-        weight, bias: ``[d]``, LayerNorm's.
-    """
-
-    stack: Tensor
-    mean: Tensor
-    scale: Tensor
-    shift: Tensor
-    weight: Tensor
-    bias: Tensor
-
-    def product(self, raw: Tensor, direction: Tensor) -> Tensor:
-        """``F_lp @ direction [B, L, N]`` from ``raw = stack @ (weight * direction)``; direction is ``[B, d]``."""
-        of_weight = rearrange(direction @ self.weight, "b -> b 1 1")
-        of_bias = rearrange(direction @ self.bias, "b -> b 1 1")
-        return self.scale * (raw - self.mean * of_weight) + self.shift * of_bias
-
-    def mix(self, layer_weights: Tensor) -> Tensor:
-        """``sum_l w_l F_lp^l``: ``[B, L]`` -> ``[B, N, d]``, in one read of the stack."""
-        coefficients = layer_weights[:, :, None] * self.scale
-        mean = (coefficients * self.mean).sum(dim=1)
-        shift = (layer_weights[:, :, None] * self.shift).sum(dim=1)
-        centred = mix_layers(self.stack, coefficients) - mean[:, :, None]
-        return torch.addcmul(centred * self.weight, shift[:, :, None], self.bias)
+        products, mean, along_bias = products[:, :-2], products[:, -2], products[:, -1]
+        # the mean over d of (scale * weight * (stack - mean) + shift * bias)^2
+        square = modulated.scale.square() * reading.weighted + modulated.shift * (
+            2 * along_bias - modulated.shift * bias.square().mean()
+        )
+        return scores, replace(modulated, moments=Moments(mean, square - mean.square())), products
 
 
 class LWCA(QuestionAttention):
@@ -180,22 +159,22 @@ class LWCA(QuestionAttention):
         self.smoothing = GaussianSmoothing(kernel_size, sigma)
         self.norm = nn.LayerNorm(vision_dim)
 
-    def forward(self, modulated: ModulatedStack, products: Tensor, probe: Probe) -> tuple[LayerWeights, Tensor]:
+    def forward(self, stack: Stack, products: Tensor, probe: Probe) -> tuple[LayerWeights, Tensor]:
         """Weigh the layers and add them up.
 
         Args:
-            modulated: ``F_lp``, ``[B, L, N, d]``.
-            products: ``F_lp @ probe.direction``, ``[B, L, N]``. Their mean over N scores the layer descriptor
+            stack: ``F_lp [B, L, N, d]``.
+            products: ``F_lp @ probe.direction``, ``[B, 1, L, N]``. Their mean over N scores the layer descriptor
                 ``F_layer = mean_N(F_lp)``.
             probe: the question's, of this module.
 
         Returns:
             the layer weights, and ``F_semantic [B, N, d]``.
         """
-        scores = products.mean(dim=2) + probe.offset[:, None]
+        scores = products[:, 0].mean(dim=2) + probe.offset[:, None]
         smoothed = self.smoothing(scores)
         layers = LayerWeights(scores, smoothed, smoothed.softmax(dim=1))
-        mixed = modulated.mix(layers.weights)
+        mixed = stack.mix(repeat(layers.weights, "b l -> b l n", n=products.shape[-1]))
         return layers, layer_norm(mixed + mixed.mean(dim=1, keepdim=True), self.norm)
 
 
@@ -208,13 +187,37 @@ class PWCA(QuestionAttention):
         self.norm = nn.LayerNorm(vision_dim)
         self.norm_order = norm_order
 
-    def forward(self, semantic: Tensor, probe: Probe) -> tuple[Tensor, Tensor]:
+    def forward(self, semantic: Tensor, question: Question) -> tuple[Tensor, Tensor]:
         """``F_semantic [B, N, d]`` -> the map ``w_p [B, N]`` and ``F_regional [B, N, d]``."""
-        scores = einsum(semantic, probe.direction, "b n width, b width -> b n") + probe.offset[:, None]
+        probe = self.probe(question)
+        scores = einsum(semantic, probe.direction, "b n width, b one width -> b n") + probe.offset[:, None]
         gain = (1 + scores)[:, :, None]
         if self.norm_order == "pre":
             return scores, layer_norm(semantic, self.norm) * gain
         return scores, layer_norm(semantic * gain, self.norm)
+
+    def asks(self, probe: Probe, directions: Tensor) -> Tensor:
+        """What :meth:`on_stack` needs products with: ``[B, 1 + K, d]``, for its own score and K directions."""
+        return torch.cat([probe.direction, self.norm.weight.to(directions.dtype) * directions], dim=1)
+
+    def on_stack(
+        self, stack: Stack, products: Tensor, probe: Probe, directions: Tensor
+    ) -> tuple[Tensor, Stack, Tensor]:
+        """The same before the layers are one: a patch is scored by its mean over the layers, and modulated in each.
+
+        Args:
+            stack: ``F_lp [B, L, N, d]``, with its moments.
+            products: ``F_lp @ asks(probe, directions)``, ``[B, 1 + K, L, N]``.
+            probe: the question's, of this module.
+            directions: ``[B, K, d]``, vectors that later steps multiply the result with.
+
+        Returns:
+            the map ``w_p [B, N]``, the modulated stack ``[B, L, N, d]``, and its products with ``directions``.
+        """
+        scores = products[:, 0].mean(dim=1) + probe.offset[:, None]
+        gain = repeat(1 + scores, "b n -> b l n", l=products.shape[2])
+        modulated = modulate(stack, gain, self.norm, self.norm_order)
+        return scores, modulated, modulated.products(products[:, 1:], directions)
 
 
 def layer_norm(features: Tensor, norm: nn.LayerNorm) -> Tensor:

@@ -1,6 +1,6 @@
 """The two reads of the layer stack: the only code that touches all ``[B, L, N, d]`` of it.
 
-What PAI wants to know of ``F_stack`` are numbers per patch and layer (two products with a vector, mean, variance) and
+What CCRA wants to know of ``F_stack`` are numbers per patch and layer (products with a few vectors, mean, variance) and
 one weighted sum over the layers. :func:`read_stack` and :func:`mix_layers` give exactly that, block by block, so that
 no other tensor of the stack's size exists, forward or backward. Both work in float32 (float64 for a float64 stack),
 whatever the stack's own precision, and both have derivatives for a trained tower too.
@@ -23,28 +23,38 @@ DEVICE_BLOCK = 2**26
 CANCELLATION_LIMIT = 4.0
 
 
+class Moments(NamedTuple):
+    """Mean and variance of every patch over d, ``[B, L, N]`` (population variance, as LayerNorm takes it)."""
+
+    mean: Tensor
+    variance: Tensor
+
+
 class StackReading(NamedTuple):
     """What the first read finds out.
 
     Attributes:
         products: ``[B, K, L, N]``, every patch times each of the K directions.
-        mean, variance: ``[B, L, N]``, over d (population variance, as LayerNorm takes it).
+        moments: of every patch.
+        weighted: ``[B, L, N]``, the mean over d of ``(weight * (patch - mean))^2``; None without a weight.
     """
 
     products: Tensor
-    mean: Tensor
-    variance: Tensor
+    moments: Moments
+    weighted: Tensor | None
 
 
-def read_stack(stack: Tensor, directions: Tensor) -> StackReading:
+def read_stack(stack: Tensor, directions: Tensor, weight: Tensor | None = None) -> StackReading:
     """Multiply every patch with its image's directions and take its mean and variance, in one read.
 
     Args:
         stack: ``[B, L, N, d]``.
         directions: ``[B, K, d]``.
+        weight: ``[d]``, for :attr:`StackReading.weighted`.
     """
     with exact(stack):
-        return StackReading(*_ReadStack.apply(stack, directions.to(work_dtype(stack))))
+        products, mean, variance, weighted = _ReadStack.apply(stack, directions.to(work_dtype(stack)), weight)
+    return StackReading(products, Moments(mean, variance), weighted)
 
 
 def mix_layers(stack: Tensor, coefficients: Tensor) -> Tensor:
@@ -73,54 +83,58 @@ def work_dtype(tensor: Tensor) -> torch.dtype:
 
 class _ReadStack(Function):
     @staticmethod
-    def forward(ctx: Any, stack: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        images, layers, patches, _ = stack.shape
+    def forward(ctx: Any, stack: Tensor, directions: Tensor, weight: Tensor | None) -> tuple[Tensor | None, ...]:
+        images, layers, patches, width = stack.shape
         products = directions.new_empty(images, directions.shape[1], layers * patches)
         total = directions.new_empty(images, layers * patches)
-        norm = torch.empty_like(total)
+        norm, weighted = torch.empty_like(total), torch.empty_like(total)
         for image in range(images):
             for span, rows in _blocks(stack[image]):
                 torch.sum(rows, dim=-1, out=total[image, span])
                 torch.linalg.vector_norm(rows, dim=-1, out=norm[image, span])
                 for direction, product in zip(directions[image], products[image, :, span], strict=True):
                     torch.mv(rows, direction, out=product)
+                if weight is not None:
+                    centred = rows - total[image, span, None] / width
+                    weighted[image, span] = torch.linalg.vector_norm(centred.mul_(weight), dim=-1).square() / width
         mean, variance = _moments(stack, total, norm)
-        products, mean, variance = (numbers.unflatten(-1, (layers, patches)) for numbers in (products, mean, variance))
 
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(stack, directions, mean)
-        else:
-            ctx.save_for_backward(stack)
+        ctx.save_for_backward(stack, directions, mean, weight)
+        products, mean, variance, weighted = (
+            each.unflatten(-1, (layers, patches)) for each in (products, mean, variance, weighted)
+        )
+        if not ctx.needs_input_grad[0]:
             ctx.mark_non_differentiable(mean, variance)
-        return products, mean, variance
+        return products, mean, variance, None if weight is None else weighted
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_products: Tensor, grad_mean: Tensor, grad_variance: Tensor
-    ) -> tuple[Tensor | None, Tensor]:
-        stack, *trained_tower = ctx.saved_tensors
-        images, width = stack.shape[0], stack.shape[-1]
-        grad_products = grad_products.flatten(2)
-        grad_directions = grad_products.new_zeros(images, grad_products.shape[1], width)
-        for image in range(images):
+        ctx: Any, of_products: Tensor, of_mean: Tensor, of_variance: Tensor, of_weighted: Tensor | None
+    ) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        stack, directions, mean, weight = ctx.saved_tensors
+        width = stack.shape[-1]
+        of_products, of_mean, of_variance = (grad.flatten(-2) for grad in (of_products, of_mean, of_variance))
+        grad_directions = torch.zeros_like(directions)
+        grad_weight = None
+        if of_weighted is not None:
+            of_weighted, grad_weight = of_weighted.flatten(-2), torch.zeros_like(weight)
+        grad_stack = torch.empty_like(stack, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
+        for image in range(len(stack)):
             for span, rows in _blocks(stack[image]):
-                grad_directions[image].addmm_(grad_products[image, :, span], rows)
-        if not trained_tower:
-            return None, grad_directions
-
-        directions, mean = trained_tower
-        mean, grad_mean, grad_variance = mean.flatten(1), grad_mean.flatten(1), grad_variance.flatten(1)
-        grad_stack = torch.empty_like(stack, memory_format=torch.contiguous_format)
-        grad_rows = grad_stack.flatten(1, 2)
-        for image in range(images):
-            for span, rows in _blocks(stack[image]):
-                from_variance = grad_variance[image, span, None] * (rows - mean[image, span, None]) * (2 / width)
-                from_mean = grad_mean[image, span, None] / width
-                grad_rows[image, span] = (
-                    grad_products[image, :, span].T @ directions[image] + from_mean + from_variance
-                ).to(stack.dtype)
-        return grad_stack, grad_directions
+                place = (image, span, None)
+                grad_directions[image].addmm_(of_products[image, :, span], rows)
+                if of_weighted is not None:
+                    squares = (rows - mean[place]).square_()
+                    grad_weight += (of_weighted[image, span] @ squares) * weight * (2 / width)
+                if grad_stack is not None:
+                    spread = of_variance[place] * (rows - mean[place])
+                    if of_weighted is not None:
+                        pull = (rows - mean[place]) * weight.square()
+                        spread += of_weighted[place] * (pull - pull.mean(dim=-1, keepdim=True))
+                    of_rows = of_products[image, :, span].T @ directions[image] + (of_mean[place] + 2 * spread) / width
+                    grad_stack[image].flatten(0, 1)[span] = of_rows.to(stack.dtype)
+        return grad_stack, grad_directions, grad_weight
 
 
 class _MixLayers(Function):

@@ -1,16 +1,22 @@
-"""Progressive attention integration: the chain LPWCA -> LWCA -> PWCA (Eq. 2-13)."""
+"""The attention stack: token importance, then LPWCA, LWCA and PWCA, integrated in one of three ways (Eq. 2-13)."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from ccra_patch.attention import LPWCA, LWCA, PWCA, TokenImportance, ask
+from ccra_patch.integration import INTEGRATE
 from ccra_patch.lean import exact
+from ccra_patch.removed import NoLPWCA, NoLWCA, NoPWCA
+from ccra_patch.settings import require_steps
 
 
 @dataclass(frozen=True)
 class AttentionMaps:
     """Everything the question did to the picture. Part of the graph: a loss on a map trains it.
+
+    A step that is left out has scores of 0, and the same weight for all layers.
 
     Attributes:
         alpha: ``[B, T]``, importance of each query token; sums to 1, or is 0 throughout for an empty query.
@@ -41,6 +47,11 @@ class PAIStack(nn.Module):
         kernel_size, sigma: see :class:`~ccra_patch.smoothing.GaussianSmoothing`.
         norm_order: ``pre``, ``LN(F) * (1 + W)``, or ``post``, ``LN(F * (1 + W))`` as Eq. 5 and 13 are printed.
             LayerNorm does not see a positive factor, so under ``post`` the maps act through the sign of ``1 + W`` only.
+        integration: ``pai``, ``decoupled`` or ``shuffled``, see :mod:`ccra_patch.integration`.
+        disable: steps to leave out, any of ``lpwca``, ``lwca`` and ``pwca``; see :mod:`ccra_patch.removed`.
+
+    Raises:
+        ValueError: for an unknown name, and for steps whose integration needs one that is left out.
     """
 
     def __init__(
@@ -51,12 +62,17 @@ class PAIStack(nn.Module):
         kernel_size: int = 5,
         sigma: float = 1.0,
         norm_order: str = "pre",
+        integration: str = "pai",
+        disable: Collection[str] = (),
     ) -> None:
         super().__init__()
+        require_steps(integration, disable)
+        self.vision_dim, self.text_dim, self.integration = vision_dim, text_dim, integration
+        widths = (vision_dim, text_dim, hidden_dim)
         self.importance = TokenImportance(text_dim, hidden_dim)
-        self.lpwca = LPWCA(vision_dim, text_dim, hidden_dim, norm_order)
-        self.lwca = LWCA(vision_dim, text_dim, hidden_dim, kernel_size, sigma)
-        self.pwca = PWCA(vision_dim, text_dim, hidden_dim, norm_order)
+        self.lpwca = NoLPWCA() if "lpwca" in disable else LPWCA(*widths, norm_order)
+        self.lwca = NoLWCA(vision_dim) if "lwca" in disable else LWCA(*widths, kernel_size, sigma)
+        self.pwca = NoPWCA() if "pwca" in disable else PWCA(*widths, norm_order)
 
     def forward(self, stack: Tensor, query: Tensor, query_mask: Tensor) -> tuple[Tensor, AttentionMaps]:
         """Let the question choose layers and patches.
@@ -64,7 +80,7 @@ class PAIStack(nn.Module):
         Runs in float32 around the stack's own precision (float64 for a float64 stack), under autocast too.
 
         Args:
-            stack: ``F_stack [B, L, N, d]``, the outputs of L encoder blocks without the class token.
+            stack: ``F_stack [B, L, N, d]``, the outputs of L encoder blocks without the class token, deepest last.
             query: ``F_t [B, T, D]``, the LLM's input embeddings of the query tokens, padded on either side.
             query_mask: ``[B, T]``, False at padding. A row without tokens gets maps of 0 and uniform layer weights.
 
@@ -78,24 +94,18 @@ class PAIStack(nn.Module):
         with exact(stack):
             alpha = self.importance(query, query_mask.bool())  # Eq. 2
             question = ask(query, alpha)
-            layer_probe = self.lwca.probe(question)
-
-            lpwca, modulated, products = self.lpwca(stack, self.lpwca.probe(question), layer_probe.direction)  # Eq. 3-5
-            layers, semantic = self.lwca(modulated, products, layer_probe)  # Eq. 6-10
-            pwca, regional = self.pwca(semantic, self.pwca.probe(question))  # Eq. 11-13
-        return regional.to(stack.dtype), AttentionMaps(
-            alpha, lpwca, layers.scores, layers.smoothed, layers.weights, pwca
-        )
+            found = INTEGRATE[self.integration](self.lpwca, self.lwca, self.pwca, stack, question)
+        return found.regional.to(stack.dtype), AttentionMaps(alpha, found.lpwca, *found.layers, found.pwca)
 
     def _check(self, stack: Tensor, query: Tensor, query_mask: Tensor) -> None:
-        vision_dim, text_dim = self.lwca.key.in_features, self.lwca.query.in_features
-        if stack.dim() != 4 or stack.shape[3] != vision_dim:
+        if stack.dim() != 4 or stack.shape[3] != self.vision_dim:
             raise ValueError(
-                f"the layer stack has the shape {list(stack.shape)}; it must be [images, layers, patches, {vision_dim}]"
+                f"the layer stack has the shape {list(stack.shape)}; "
+                f"it must be [images, layers, patches, {self.vision_dim}]"
             )
-        if query.dim() != 3 or query.shape[2] != text_dim or query.shape[0] != stack.shape[0]:
+        if query.dim() != 3 or query.shape[2] != self.text_dim or query.shape[0] != stack.shape[0]:
             raise ValueError(
-                f"the query has the shape {list(query.shape)}; it must be [{stack.shape[0]}, tokens, {text_dim}], "
+                f"the query has the shape {list(query.shape)}; it must be [{stack.shape[0]}, tokens, {self.text_dim}], "
                 "one question for each image of the stack"
             )
         if query_mask.shape != query.shape[:2]:

@@ -1,6 +1,6 @@
 """The ``ccra`` projector: attention stack, then fusion with the selected layer (Eq. 14-15)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class CCRAProjector(nn.Module):
     Args:
         vision_dim: d.
         text_dim: D.
-        hidden_dim, kernel_size, sigma, norm_order: see :class:`~ccra_patch.pai.PAIStack`.
+        hidden_dim, kernel_size, sigma, norm_order, integration, disable: see :class:`~ccra_patch.pai.PAIStack`.
     """
 
     def __init__(
@@ -32,9 +32,13 @@ class CCRAProjector(nn.Module):
         kernel_size: int = 5,
         sigma: float = 1.0,
         norm_order: str = "pre",
+        integration: str = "pai",
+        disable: Collection[str] = (),
     ) -> None:
         super().__init__()
-        self.attention = PAIStack(vision_dim, text_dim, hidden_dim, kernel_size, sigma, norm_order)
+        self.attention = PAIStack(
+            vision_dim, text_dim, hidden_dim, kernel_size, sigma, norm_order, integration, disable
+        )
         self.selected = nn.Linear(vision_dim, text_dim)
         self.regional = nn.Linear(vision_dim, text_dim, bias=False)
         self.output = nn.Linear(text_dim, text_dim)

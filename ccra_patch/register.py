@@ -85,6 +85,8 @@ def _ccra(given: CCRASettings, vision_dim: int, text_dim: int) -> CCRAProjector:
         kernel_size=given.mm_ccra_kernel_size,
         sigma=given.mm_ccra_sigma,
         norm_order=given.mm_ccra_norm_order,
+        integration=given.mm_ccra_integration,
+        disable=given.mm_ccra_disable,
     )
 
 
@@ -121,7 +123,12 @@ def _mlvf_ed(given: MLVFExternalDirectSettings, vision_dim: int, text_dim: int) 
     return MLVFExternalDirect(vision_dim, text_dim, len(given.mm_mlvf_ed_layers) // size, size)
 
 
-_register("ccra", CCRASettings, _ccra, lambda given: Needs("all", query=given.mm_ccra_query))
+_register(
+    "ccra",
+    CCRASettings,
+    _ccra,
+    lambda given: Needs(tuple(given.mm_ccra_layers) or "all", query=given.mm_ccra_query),
+)
 _register(
     "dense_connector_sti",
     DenseConnectorSTISettings,

@@ -1,11 +1,13 @@
 """The settings of CCRA: one dataclass whose fields are the command-line flags and the keys of the model's config."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Self
 
+INTEGRATIONS = ("pai", "decoupled", "shuffled")
+STEPS = ("lpwca", "lwca", "pwca")
 NORM_ORDERS = ("pre", "post")
 QUERY_MODES = ("human", "first", "last")
 
@@ -55,6 +57,20 @@ class CCRASettings(ProjectorSettings):
         default="human",
         metadata={"help": "Which turns are the question: every 'human' turn, or only the 'first' or 'last' one."},
     )
+    mm_ccra_integration: str = field(
+        default="pai",
+        metadata={
+            "help": "How the steps go together: 'pai' (LPWCA, LWCA, PWCA), 'shuffled' (LPWCA, PWCA, LWCA), or "
+            "'decoupled' (after LPWCA, LWCA on all layers beside PWCA on the deepest one)."
+        },
+    )
+    mm_ccra_disable: list[str] = field(
+        default_factory=list, metadata={"help": "Steps to leave out, any of: lpwca lwca pwca (none unless named)."}
+    )
+    mm_ccra_layers: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Hidden states that CCRA reads, shallow first (0 = embeddings); every block unless named."},
+    )
 
     def validate(self) -> None:
         require_count("mm_ccra_hidden_dim", self.mm_ccra_hidden_dim, "the paper uses 128")
@@ -62,6 +78,34 @@ class CCRASettings(ProjectorSettings):
         require_positive("mm_ccra_sigma", self.mm_ccra_sigma, "to switch smoothing off, set mm_ccra_kernel_size to 1")
         require_choice("mm_ccra_norm_order", self.mm_ccra_norm_order, NORM_ORDERS)
         require_choice("mm_ccra_query", self.mm_ccra_query, QUERY_MODES)
+        require_steps(self.mm_ccra_integration, self.mm_ccra_disable)
+        if self.mm_ccra_layers != []:
+            require_layers("mm_ccra_layers", self.mm_ccra_layers)
+            if list(self.mm_ccra_layers) != sorted(self.mm_ccra_layers) or self.mm_ccra_layers[0] < 0:
+                raise ValueError(
+                    f"mm_ccra_layers is {list(self.mm_ccra_layers)}; it must ascend, from 0 (the embeddings) at least: "
+                    "smoothing follows depth"
+                )
+        self._refuse_without_effect()
+
+    def _refuse_without_effect(self) -> None:
+        """A setting that changes nothing beside the others is a misunderstanding, or an arm of a study run twice."""
+        if "lwca" in self.mm_ccra_disable:
+            for name in ("mm_ccra_kernel_size", "mm_ccra_sigma"):
+                self._refuse_given(name, "mm_ccra_disable leaves out lwca, whose scores it smooths")
+        elif len(self.mm_ccra_layers) == 1:
+            raise ValueError(
+                f"mm_ccra_layers is {list(self.mm_ccra_layers)}, but lwca weighs layers against each other; "
+                "name two at least, or add lwca to mm_ccra_disable"
+            )
+        if self.mm_ccra_kernel_size == 1:
+            self._refuse_given("mm_ccra_sigma", "mm_ccra_kernel_size 1 does not smooth")
+        if {"lpwca", "pwca"} <= set(self.mm_ccra_disable):
+            self._refuse_given("mm_ccra_norm_order", "mm_ccra_disable leaves out both steps that modulate")
+
+    def _refuse_given(self, name: str, reason: str) -> None:
+        if getattr(self, name) != getattr(CCRASettings, name):
+            raise ValueError(f"{name} is {getattr(self, name)}, but {reason}; drop one of them")
 
 
 def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -71,6 +115,26 @@ def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     near = get_close_matches(str(value), choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{hint}")
+
+
+def require_steps(integration: str, disabled: Collection[str]) -> None:
+    """Raise ValueError unless some step is left, and those whose relation ``integration`` describes.
+
+    ``decoupled`` and ``shuffled`` say how LWCA and PWCA stand to each other, so they take both.
+    """
+    require_choice("mm_ccra_integration", integration, INTEGRATIONS)
+    if isinstance(disabled, str):
+        raise ValueError(f"mm_ccra_disable is {disabled!r}; it must be a list of steps: {', '.join(STEPS)}")
+    for step in disabled:
+        require_choice("mm_ccra_disable", step, STEPS)
+    if set(STEPS) <= set(disabled):
+        raise ValueError(f"mm_ccra_disable names {', '.join(STEPS)}; keep one of them, or nothing reads the question")
+    lost = [step for step in ("lwca", "pwca") if step in disabled]
+    if lost and integration != "pai":
+        raise ValueError(
+            f"mm_ccra_integration is {integration}, but mm_ccra_disable leaves out {lost[0]}; {integration} sets lwca "
+            "and pwca in relation to each other: take pai, or keep both"
+        )
 
 
 def require_count(name: str, value: int, note: str) -> None:

@@ -19,6 +19,9 @@
 #   MM_CCRA_SIGMA=1.0          width of that Gaussian, in layers
 #   MM_CCRA_NORM_ORDER=pre     pre: normalise, then modulate; post: the order of the paper's equations 5 and 13
 #   MM_CCRA_QUERY=human        question tokens that steer the fusion: human (all turns), first or last human turn
+#   MM_CCRA_INTEGRATION=pai    the order of the steps: pai, decoupled or shuffled
+#   MM_CCRA_DISABLE=           steps to leave out, such as "lpwca pwca"
+#   MM_CCRA_LAYERS=            hidden states to read, such as "3 8 13 18 23"; empty: every block
 
 set -euo pipefail
 # shellcheck source=scripts/lib/launch.sh
@@ -33,6 +36,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lib/launch.sh"
 : "${MM_CCRA_SIGMA=1.0}"
 : "${MM_CCRA_NORM_ORDER=pre}"
 : "${MM_CCRA_QUERY=human}"
+: "${MM_CCRA_INTEGRATION=pai}"
 : "${ADAPTER=./checkpoints/llava-v1.5-7b-pretrain/mm_projector.bin}"
 : "${DATA=./playground/data/llava_v1_5_mix665k.json}"
 : "${IMAGE_FOLDER=./playground/data}"

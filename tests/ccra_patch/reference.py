@@ -9,6 +9,21 @@ import math
 import torch
 from torch import Tensor, nn
 
+# Every arrangement of the steps that the settings allow: Tables 3 and 4, and their combinations.
+VARIANTS = {
+    "pai": {},
+    "decoupled": {"integration": "decoupled"},
+    "shuffled": {"integration": "shuffled"},
+    "without lpwca": {"disable": ["lpwca"]},
+    "without lwca": {"disable": ["lwca"]},
+    "without pwca": {"disable": ["pwca"]},
+    "lpwca alone": {"disable": ["lwca", "pwca"]},
+    "lwca alone": {"disable": ["lpwca", "pwca"]},
+    "pwca alone": {"disable": ["lpwca", "lwca"]},
+    "decoupled without lpwca": {"integration": "decoupled", "disable": ["lpwca"]},
+    "shuffled without lpwca": {"integration": "shuffled", "disable": ["lpwca"]},
+}
+
 
 class ReferenceImportance(nn.Module):
     def __init__(self, text_dim: int, hidden_dim: int):
@@ -56,42 +71,69 @@ def smooth(scores: Tensor, kernel_size: int, sigma: float) -> Tensor:
 
 
 class ReferencePAI(nn.Module):
-    def __init__(self, vision_dim, text_dim, hidden_dim=128, kernel_size=5, sigma=1.0, norm_order="pre"):
+    def __init__(
+        self,
+        vision_dim,
+        text_dim,
+        hidden_dim=128,
+        kernel_size=5,
+        sigma=1.0,
+        norm_order="pre",
+        integration="pai",
+        disable=(),
+    ):
         super().__init__()
         self.kernel_size, self.sigma, self.norm_order = kernel_size, sigma, norm_order
+        self.integration, self.disable = integration, disable
         self.importance = ReferenceImportance(text_dim, hidden_dim)
-        self.lpwca = ReferenceAttention(vision_dim, text_dim, hidden_dim)
-        self.lwca = ReferenceAttention(vision_dim, text_dim, hidden_dim)
-        self.pwca = ReferenceAttention(vision_dim, text_dim, hidden_dim)
+        for step in ("lpwca", "lwca", "pwca"):
+            if step not in disable:
+                setattr(self, step, ReferenceAttention(vision_dim, text_dim, hidden_dim))
 
     def modulate(self, features: Tensor, scores: Tensor, norm: nn.LayerNorm) -> Tensor:
         if self.norm_order == "pre":
             return norm(features) * (1 + scores[..., None])
         return norm(features * scores[..., None] + features)  # Eq. 5 and 13 as printed
 
-    def forward(self, stack: Tensor, query: Tensor, query_mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        images, layers, patches, width = stack.shape
-        alpha = self.importance(query, query_mask)
+    def layer_patch_wise(self, query: Tensor, alpha: Tensor, stack: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        if "lpwca" in self.disable:
+            return {"lpwca": torch.zeros_like(stack[..., 0])}, stack
+        w_lp = self.lpwca.scores(query, alpha, stack.flatten(1, 2)).unflatten(1, stack.shape[1:3])  # Eq. 3-4
+        return {"lpwca": w_lp}, self.modulate(stack, w_lp, self.lpwca.norm)  # Eq. 5
 
-        w_lp = self.lpwca.scores(query, alpha, stack.reshape(images, layers * patches, width))  # Eq. 3-4
-        w_lp = w_lp.reshape(images, layers, patches)
-        f_lp = self.modulate(stack, w_lp, self.lpwca.norm)  # Eq. 5
-
+    def layer_wise(self, query: Tensor, alpha: Tensor, f_lp: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        if "lwca" in self.disable:
+            none = torch.zeros_like(f_lp[:, :, 0, 0])
+            return {"layer_scores": none, "smoothed_scores": none, "layer_weights": none.softmax(1)}, f_lp.mean(1)
         f_layer = f_lp.mean(2)  # Eq. 6
         w_l = self.lwca.scores(query, alpha, f_layer)  # Eq. 7
         smoothed = smooth(w_l, self.kernel_size, self.sigma)
         w_hat = smoothed.softmax(1)
         f_hat = (w_hat[:, :, None, None] * f_lp).sum(1)
         f_semantic = self.lwca.norm(f_hat + f_hat.mean(1, keepdim=True))  # Eq. 10
+        return {"layer_scores": w_l, "smoothed_scores": smoothed, "layer_weights": w_hat}, f_semantic
 
-        w_p = self.pwca.scores(query, alpha, f_semantic)  # Eq. 11-12
-        f_regional = self.modulate(f_semantic, w_p, self.pwca.norm)  # Eq. 13
-        maps = {
-            "alpha": alpha,
-            "lpwca": w_lp,
-            "layer_scores": w_l,
-            "smoothed_scores": smoothed,
-            "layer_weights": w_hat,
-            "pwca": w_p,
-        }
-        return f_regional, maps
+    def patch_wise(self, query: Tensor, alpha: Tensor, features: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Features ``[B, N, d]``, or a stack ``[B, L, N, d]``, which is scored by its mean over the layers."""
+        if "pwca" in self.disable:
+            return {"pwca": torch.zeros_like(features[..., 0])}, features
+        in_layers = features.dim() == 4
+        w_p = self.pwca.scores(query, alpha, features.mean(1) if in_layers else features)  # Eq. 11-12
+        return {"pwca": w_p}, self.modulate(features, w_p[:, None] if in_layers else w_p, self.pwca.norm)  # Eq. 13
+
+    def forward(self, stack: Tensor, query: Tensor, query_mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        alpha = self.importance(query, query_mask)
+        asked = (query, alpha)
+        lpwca, f_lp = self.layer_patch_wise(*asked, stack)
+        match self.integration:
+            case "pai":
+                lwca, f_semantic = self.layer_wise(*asked, f_lp)
+                pwca, f_regional = self.patch_wise(*asked, f_semantic)
+            case "decoupled":
+                lwca, f_semantic = self.layer_wise(*asked, f_lp)
+                pwca, f_deepest = self.patch_wise(*asked, f_lp[:, -1])
+                f_regional = (f_semantic + f_deepest) / 2
+            case "shuffled":
+                pwca, f_p = self.patch_wise(*asked, f_lp)
+                lwca, f_regional = self.layer_wise(*asked, f_p)
+        return f_regional, {"alpha": alpha, **lpwca, **lwca, **pwca}

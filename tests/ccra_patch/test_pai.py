@@ -5,14 +5,17 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from reference import ReferencePAI
+from reference import VARIANTS, ReferencePAI
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ccra_patch import lean
 from ccra_patch.pai import AttentionMaps, PAIStack, num_attention_parameters
 
 VISION, TEXT, HIDDEN = 48, 32, 16
+
+ALL_VARIANTS = pytest.mark.parametrize("variant", VARIANTS)
 
 # A constant added to every score of a softmax: mathematically without gradient.
 NO_GRADIENT = {"importance.key.bias", "importance.value.bias", "importance.score.bias", "lwca.key.bias"}
@@ -78,10 +81,11 @@ SHAPES = {
 }
 
 
+@ALL_VARIANTS
 @pytest.mark.parametrize("norm_order", ["pre", "post"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_in_float64_outputs_maps_and_all_gradients_are_the_references(norm_order, shape):
-    shipped, reference = pair(torch.float64, norm_order=norm_order)
+def test_in_float64_outputs_maps_and_all_gradients_are_the_references(norm_order, shape, variant):
+    shipped, reference = pair(torch.float64, norm_order=norm_order, **VARIANTS[variant])
     sample = inputs(**SHAPES[shape])
     output, maps, grads = gradients(shipped, *sample)
     expected_output, expected_maps, expected_grads = gradients(reference, *sample)
@@ -101,9 +105,10 @@ def test_every_kernel_size_is_the_references(kernel_size):
     assert_near(shipped(*sample)[0], reference(*sample)[0], 1e-11, "output")
 
 
+@ALL_VARIANTS
 @pytest.mark.parametrize("norm_order", ["pre", "post"])
-def test_in_float32_outputs_and_gradients_hold_to_1e_5(norm_order):
-    shipped, reference = pair(torch.float32, norm_order=norm_order)
+def test_in_float32_outputs_and_gradients_hold_to_1e_5(norm_order, variant):
+    shipped, reference = pair(torch.float32, norm_order=norm_order, **VARIANTS[variant])
     reference.double()
     sample = inputs(layers=12, patches=20, dtype=torch.float32)
     output, maps, grads = gradients(shipped, *sample)
@@ -120,10 +125,11 @@ def test_in_float32_outputs_and_gradients_hold_to_1e_5(norm_order):
         assert_near(grads[name], expected, 1e-5, f"gradient of {name}", scale=largest if cancels else None)
 
 
+@ALL_VARIANTS
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.02), (torch.float16, 0.002)])
-def test_half_precision_stays_within_its_own_rounding_of_the_exact_result(dtype, tolerance):
+def test_half_precision_stays_within_its_own_rounding_of_the_exact_result(dtype, tolerance, variant):
     """2% and 0.2% of the output's scale: about five roundings of the type, most of them in token importance."""
-    shipped, reference = pair(dtype)
+    shipped, reference = pair(dtype, **VARIANTS[variant])
     sample = inputs(layers=12, patches=20, dtype=dtype)
     output, maps = shipped(*sample)
     expected, expected_maps = reference.double()(sample[0].double(), sample[1].double(), sample[2])
@@ -135,8 +141,9 @@ def test_half_precision_stays_within_its_own_rounding_of_the_exact_result(dtype,
     assert all(parameter.grad.isfinite().all() for parameter in shipped.parameters())
 
 
-def test_autocast_changes_nothing_in_a_float32_stack():
-    shipped, _ = pair(torch.float32)
+@ALL_VARIANTS
+def test_autocast_changes_nothing_in_a_float32_stack(variant):
+    shipped, _ = pair(torch.float32, **VARIANTS[variant])
     sample = inputs(dtype=torch.float32)
     plain = shipped(*sample)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -182,6 +189,34 @@ def test_as_printed_the_norm_undoes_any_positive_map_and_before_it_does_not(name
     assert moved["pre"] > 1e-2
 
 
+@ALL_VARIANTS
+def test_with_the_norm_first_the_loss_reaches_q_and_k_of_every_step(variant):
+    shipped, _ = pair(torch.float64, **VARIANTS[variant])
+    output, _ = shipped(*inputs())
+    (
+        output * torch.randn(output.shape, generator=torch.Generator().manual_seed(0), dtype=output.dtype)
+    ).sum().backward()
+    steps = [name for name in THE_SIX if name.split(".")[0] not in VARIANTS[variant].get("disable", ())]
+    for name in steps:
+        assert shipped.get_parameter(name).grad.norm() > 1e-3, name
+    without = [name for name, parameter in shipped.named_parameters() if parameter.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize("norm_order", ["pre", "post"])
+def test_shuffled_a_positive_layer_patch_map_acts_through_the_patch_map_alone(norm_order):
+    """PWCA's norm follows LPWCA directly, under either order, and undoes its factors."""
+    shipped, _ = pair(torch.float32, norm_order=norm_order, integration="shuffled")
+    with torch.no_grad():
+        shipped.pwca.key.weight.zero_()  # w_p no longer depends on F_lp
+    sample = inputs(dtype=torch.float32)
+    outputs = []
+    for seed in (1, 2):
+        set_positive_map(shipped.lpwca, seed)
+        outputs.append(shipped(*sample)[0])
+    assert_near(outputs[0], outputs[1], 1e-5, "output")
+
+
 def test_the_loss_reaches_q_and_k_of_all_three_attentions_only_with_the_norm_first():
     norms = {}
     for norm_order in ("pre", "post"):
@@ -199,8 +234,9 @@ def test_the_loss_reaches_q_and_k_of_all_three_attentions_only_with_the_norm_fir
             assert norms["post"][name] < norms["pre"][name] / 1000
 
 
-def test_padding_its_side_and_its_contents_do_not_matter():
-    shipped, _ = pair(torch.float64)
+@ALL_VARIANTS
+def test_padding_its_side_and_its_contents_do_not_matter(variant):
+    shipped, _ = pair(torch.float64, **VARIANTS[variant])
     stack, query, _ = inputs(tokens=4)
     whole = shipped(stack, query, torch.ones(3, 4, dtype=torch.bool))[0]
     junk = 10 * torch.randn(3, 5, TEXT, dtype=torch.float64)
@@ -213,8 +249,9 @@ def test_padding_its_side_and_its_contents_do_not_matter():
         torch.testing.assert_close(maps.alpha.sum(1), torch.ones(3, dtype=torch.float64))
 
 
-def test_the_order_of_the_batch_does_not_matter():
-    shipped, _ = pair(torch.float64)
+@ALL_VARIANTS
+def test_the_order_of_the_batch_does_not_matter(variant):
+    shipped, _ = pair(torch.float64, **VARIANTS[variant])
     stack, query, mask = inputs()
     order = torch.tensor([2, 0, 1])
     output, maps = shipped(stack, query, mask)
@@ -224,16 +261,18 @@ def test_the_order_of_the_batch_does_not_matter():
         torch.testing.assert_close(getattr(shuffled_maps, name), value[order])
 
 
-def test_the_order_of_the_patches_is_kept():
-    shipped, _ = pair(torch.float64)
+@ALL_VARIANTS
+def test_the_order_of_the_patches_is_kept(variant):
+    shipped, _ = pair(torch.float64, **VARIANTS[variant])
     stack, query, mask = inputs()
     order = torch.tensor([5, 3, 0, 1, 2, 4])
     torch.testing.assert_close(shipped(stack[:, :, order], query, mask)[0], shipped(stack, query, mask)[0][:, order])
 
 
+@ALL_VARIANTS
 @pytest.mark.parametrize("norm_order", ["pre", "post"])
-def test_an_empty_query_gives_uniform_maps_and_finite_gradients(norm_order):
-    shipped, _ = pair(torch.float32, norm_order=norm_order)
+def test_an_empty_query_gives_uniform_maps_and_finite_gradients(norm_order, variant):
+    shipped, _ = pair(torch.float32, norm_order=norm_order, **VARIANTS[variant])
     stack, query, mask = inputs(dtype=torch.float32)
     mask[1] = False
     query.requires_grad_()
@@ -250,8 +289,9 @@ def test_an_empty_query_gives_uniform_maps_and_finite_gradients(norm_order):
     torch.testing.assert_close(shipped(stack[:1], query[:1], mask[:1])[0], output[:1])
 
 
-def test_a_batch_without_any_query_token_at_all():
-    shipped, _ = pair(torch.float32)
+@ALL_VARIANTS
+def test_a_batch_without_any_query_token_at_all(variant):
+    shipped, _ = pair(torch.float32, **VARIANTS[variant])
     stack, _, _ = inputs(dtype=torch.float32)
     output, maps = shipped(stack, torch.zeros(3, 0, TEXT), torch.zeros(3, 0, dtype=torch.bool))
     padded, _ = shipped(stack, torch.randn(3, 2, TEXT), torch.zeros(3, 2, dtype=torch.bool))
@@ -261,11 +301,12 @@ def test_a_batch_without_any_query_token_at_all():
     assert all(parameter.grad.isfinite().all() for parameter in shipped.parameters() if parameter.grad is not None)
 
 
+@pytest.mark.parametrize("variant", ["pai", "decoupled", "shuffled"])
 @pytest.mark.parametrize("norm_order", ["pre", "post"])
 @pytest.mark.parametrize("kind", ["shifted", "outlier channels"])
-def test_large_means_and_outlier_channels_cost_what_float32_must(norm_order, kind):
+def test_large_means_and_outlier_channels_cost_what_float32_must(norm_order, kind, variant):
     """1e-5, or 2 eps |mean| / std where that is more: what the mean's own rounding costs any implementation."""
-    shipped, reference = pair(torch.float32, norm_order=norm_order)
+    shipped, reference = pair(torch.float32, norm_order=norm_order, **VARIANTS[variant])
     stack, query, mask = inputs(layers=8, patches=20, dtype=torch.float32)
     if kind == "shifted":
         stack = stack + 100.0
@@ -308,24 +349,41 @@ class LargestOutput(TorchDispatchMode):
         return result
 
 
+@ALL_VARIANTS
 @pytest.mark.parametrize("norm_order", ["pre", "post"])
-def test_nothing_of_the_stacks_size_is_kept_or_made(norm_order):
-    shipped, _ = pair(torch.float32, norm_order=norm_order)
+def test_nothing_of_the_stacks_size_is_kept_or_made(norm_order, variant, monkeypatch):
+    monkeypatch.setattr(lean, "CPU_BLOCK", 30 * VISION)
+    shipped, _ = pair(torch.float32, norm_order=norm_order, **VARIANTS[variant])
     stack, query, mask = inputs(images=2, layers=24, patches=30, tokens=60, dtype=torch.float32)
     with saved_for_backward() as saved, LargestOutput(stack) as largest:
         shipped(stack, query, mask)[0].sum().backward()
 
     storage = stack.untyped_storage().data_ptr()
     kept = [tensor for tensor in saved if tensor.untyped_storage().data_ptr() != storage]
-    assert len(kept) < len(saved), "the stack itself is needed for backward"
+    if variant != "pwca alone":  # the average of the layers has nothing to learn
+        assert len(kept) < len(saved), "the stack itself is needed for backward"
     one_layer = 2 * 30 * VISION
     scores_of_one_image = 60 * 24 * 30
-    assert max(tensor.numel() for tensor in kept) <= max(one_layer, 2 * 60 * TEXT)
-    assert largest.numel <= max(2 * 24 * 30 * 2, 2 * 60 * 60) < scores_of_one_image < stack.numel()
+    products = (5 if variant.startswith("shuffled") else 2) * 2 * 24 * 30
+    assert max(tensor.numel() for tensor in kept) <= max(one_layer, products, 2 * 60 * TEXT)
+    assert largest.numel <= max(products, 2 * 60 * 60) < scores_of_one_image < stack.numel()
+
+
+@ALL_VARIANTS
+def test_the_stack_is_read_twice(variant, monkeypatch):
+    reads = []
+    for name in ("_ReadStack", "_MixLayers"):
+        apply = getattr(lean, name).apply
+        monkeypatch.setattr(
+            getattr(lean, name), "apply", lambda *given, name=name, apply=apply: reads.append(name) or apply(*given)
+        )
+    shipped, _ = pair(torch.float32, **VARIANTS[variant])
+    shipped(*inputs(dtype=torch.float32))
+    assert reads == ["_ReadStack", "_MixLayers"]
 
 
 def test_a_half_precision_stack_is_worked_on_block_by_block(monkeypatch):
-    monkeypatch.setattr("ccra_patch.lean.CPU_BLOCK", 30 * VISION)
+    monkeypatch.setattr(lean, "CPU_BLOCK", 30 * VISION)
     shipped, _ = pair(torch.bfloat16)
     stack, query, mask = inputs(images=2, layers=24, patches=30, tokens=8, dtype=torch.bfloat16)
     with LargestOutput(stack) as largest:
@@ -333,9 +391,22 @@ def test_a_half_precision_stack_is_worked_on_block_by_block(monkeypatch):
     assert largest.numel <= max(2 * 30 * VISION, 2 * 2 * 24 * 30)
 
 
-def test_the_parameter_count_is_the_papers():
+@pytest.mark.parametrize("integration", ["pai", "decoupled", "shuffled"])
+def test_the_parameter_count_is_the_papers_however_the_steps_go_together(integration):
     with torch.device("meta"):
-        assert num_attention_parameters(PAIStack(1024, 4096, 128)) == 3_546_369
+        assert num_attention_parameters(PAIStack(1024, 4096, 128, integration=integration)) == 3_546_369
+
+
+@ALL_VARIANTS
+def test_a_step_that_is_left_out_leaves_no_parameters_and_no_trace_in_the_maps(variant):
+    shipped, _ = pair(torch.float32, **VARIANTS[variant])
+    disabled = VARIANTS[variant].get("disable", ())
+    steps = {name.split(".")[0] for name, _ in shipped.named_parameters()}
+    assert steps == {"importance", "lpwca", "lwca", "pwca"} - set(disabled)
+    _, maps = shipped(*inputs(dtype=torch.float32))
+    for step, scores in {"lpwca": maps.lpwca, "lwca": maps.layer_scores, "pwca": maps.pwca}.items():
+        assert bool(scores.any()) == (step not in disabled)
+    assert (maps.layer_weights.std(1).max() > 0.01) == ("lwca" not in disabled)
 
 
 def test_names_are_safe_and_the_buffers_are_none():
@@ -368,3 +439,17 @@ def test_shapes_that_do_not_fit_are_named(change, message):
 def test_an_unknown_norm_order_is_refused():
     with pytest.raises(ValueError, match="mm_ccra_norm_order is 'before'; it must be one of pre, post"):
         PAIStack(VISION, TEXT, norm_order="before")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"integration": "serial"}, "mm_ccra_integration is 'serial'; it must be one of pai, decoupled, shuffled"),
+        ({"disable": ["lpw"]}, "mm_ccra_disable is 'lpw'; it must be one of lpwca, lwca, pwca; did you mean 'lpwca'"),
+        ({"disable": ["lpwca", "lwca", "pwca"]}, "keep one of them, or nothing reads the question"),
+        ({"integration": "shuffled", "disable": ["pwca"]}, "is shuffled, but mm_ccra_disable leaves out pwca"),
+    ],
+)
+def test_steps_that_do_not_go_together_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PAIStack(VISION, TEXT, **settings)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from reference import VARIANTS
 from torch import nn
 
 from ccra_patch.pai import AttentionMaps, num_attention_parameters
@@ -23,11 +24,13 @@ def plain_adapter() -> nn.Sequential:
     return nn.Sequential(nn.Linear(VISION, TEXT), nn.GELU(), nn.Linear(TEXT, TEXT))
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("norm_order", ["pre", "post"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_plain_adapter_gives_the_same_bits(norm_order, dtype):
+def test_a_plain_adapter_gives_the_same_bits(norm_order, dtype, variant):
     torch.manual_seed(0)
-    plain, projector = plain_adapter().to(dtype), CCRAProjector(VISION, TEXT, HIDDEN, norm_order=norm_order).to(dtype)
+    plain = plain_adapter().to(dtype)
+    projector = CCRAProjector(VISION, TEXT, HIDDEN, norm_order=norm_order, **VARIANTS[variant]).to(dtype)
     features, layers, query, mask = sample(dtype)
     assert not torch.equal(projector(features, layers, query, mask), plain(features))
     projector.load_plain_adapter(plain.state_dict())
@@ -62,9 +65,10 @@ def test_parameters_are_the_attention_stack_and_the_widened_mlp():
     assert total - num_attention_parameters(projector) == (2 * 1024 * 4096 + 4096) + (4096 * 4096 + 4096)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_shape_dtype_and_a_gradient_for_every_parameter(dtype):
-    projector = CCRAProjector(VISION, TEXT, HIDDEN).to(dtype)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_shape_dtype_and_a_gradient_for_every_parameter(dtype, variant):
+    projector = CCRAProjector(VISION, TEXT, HIDDEN, **VARIANTS[variant]).to(dtype)
     tokens, maps = projector(*sample(dtype), return_maps=True)
     assert tokens.shape == (2, 9, TEXT)
     assert tokens.dtype == dtype
@@ -74,8 +78,9 @@ def test_shape_dtype_and_a_gradient_for_every_parameter(dtype):
     assert [name for name, parameter in projector.named_parameters() if parameter.grad is None] == []
 
 
-def test_a_saved_projector_comes_back(tmp_path):
-    projector, other = CCRAProjector(VISION, TEXT, HIDDEN), CCRAProjector(VISION, TEXT, HIDDEN)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_saved_projector_comes_back(tmp_path, variant):
+    projector, other = (CCRAProjector(VISION, TEXT, HIDDEN, **VARIANTS[variant]) for _ in range(2))
     torch.save(projector.state_dict(), tmp_path / "projector.bin")
     other.load_state_dict(torch.load(tmp_path / "projector.bin", weights_only=True))
     assert torch.equal(projector(*sample()), other(*sample()))

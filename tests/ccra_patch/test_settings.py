@@ -51,12 +51,98 @@ def test_every_field_is_a_flag_with_help():
             "mm_ccra_norm_order is 'prae'; it must be one of pre, post; did you mean 'pre'?",
         ),
         ("mm_ccra_query", 3, "mm_ccra_query is 3; it must be one of human, first, last"),
+        (
+            "mm_ccra_integration",
+            "suffled",
+            "mm_ccra_integration is 'suffled'; it must be one of pai, decoupled, shuffled; did you mean 'shuffled'?",
+        ),
+        (
+            "mm_ccra_disable",
+            ["lwca", "pcwa"],
+            "mm_ccra_disable is 'pcwa'; it must be one of lpwca, lwca, pwca; did you mean 'pwca'?",
+        ),
+        ("mm_ccra_disable", "lwca", "mm_ccra_disable is 'lwca'; it must be a list of steps: lpwca, lwca, pwca"),
+        (
+            "mm_ccra_disable",
+            ["pwca", "lwca", "lpwca"],
+            "mm_ccra_disable names lpwca, lwca, pwca; keep one of them, or nothing reads the question",
+        ),
+        ("mm_ccra_layers", [3, 3], "mm_ccra_layers is [3, 3]; it must name each hidden state once"),
+        (
+            "mm_ccra_layers",
+            [8, 3],
+            "mm_ccra_layers is [8, 3]; it must ascend, from 0 (the embeddings) at least: smoothing follows depth",
+        ),
+        (
+            "mm_ccra_layers",
+            [-2, 3],
+            "mm_ccra_layers is [-2, 3]; it must ascend, from 0 (the embeddings) at least: smoothing follows depth",
+        ),
+        (
+            "mm_ccra_layers",
+            "all",
+            "mm_ccra_layers is 'all'; it must list at least one hidden state (0 = embeddings, i = block i)",
+        ),
+        (
+            "mm_ccra_layers",
+            [23],
+            "mm_ccra_layers is [23], but lwca weighs layers against each other; name two at least, or add lwca to "
+            "mm_ccra_disable",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_with_value_name_and_rule(name, value, message):
     with pytest.raises(ValueError) as caught:
         CCRASettings(**{name: value}).validate()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"mm_ccra_disable": ["lwca"], "mm_ccra_kernel_size": 3},
+            "mm_ccra_kernel_size is 3, but mm_ccra_disable leaves out lwca, whose scores it smooths; drop one of them",
+        ),
+        (
+            {"mm_ccra_disable": ["lwca"], "mm_ccra_sigma": 2.0},
+            "mm_ccra_sigma is 2.0, but mm_ccra_disable leaves out lwca, whose scores it smooths; drop one of them",
+        ),
+        (
+            {"mm_ccra_kernel_size": 1, "mm_ccra_sigma": 2.0},
+            "mm_ccra_sigma is 2.0, but mm_ccra_kernel_size 1 does not smooth; drop one of them",
+        ),
+        (
+            {"mm_ccra_disable": ["pwca", "lpwca"], "mm_ccra_norm_order": "post"},
+            "mm_ccra_norm_order is post, but mm_ccra_disable leaves out both steps that modulate; drop one of them",
+        ),
+        (
+            {"mm_ccra_disable": ["pwca"], "mm_ccra_integration": "decoupled"},
+            "mm_ccra_integration is decoupled, but mm_ccra_disable leaves out pwca; decoupled sets lwca and pwca in "
+            "relation to each other: take pai, or keep both",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given, message):
+    with pytest.raises(ValueError) as caught:
+        CCRASettings(**given).validate()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({"mm_ccra_kernel_size": size} for size in range(1, 8)),
+        *({"mm_ccra_hidden_dim": dim} for dim in (64, 96, 128, 160, 192, 256, 320, 384)),
+        *({"mm_ccra_integration": name} for name in ("pai", "decoupled", "shuffled")),
+        *({"mm_ccra_disable": [name]} for name in ("lpwca", "lwca", "pwca")),
+        {"mm_ccra_disable": ["lpwca"], "mm_ccra_integration": "shuffled"},
+        {"mm_ccra_disable": ["lwca"], "mm_ccra_layers": [23]},
+        {"mm_ccra_layers": [0, 8, 16, 24]},
+    ],
+)
+def test_every_arm_of_the_papers_studies_is_legal(given):
+    CCRASettings(**given).validate()
 
 
 def test_from_config_fills_in_defaults_and_ignores_the_rest():
