@@ -60,9 +60,13 @@ bench: $(STAMPS)/base ## time and memory of the projectors
 eval-gqa: $(STAMPS)/base ## evaluate a checkpoint on GQA (CKPT=..., DATA=...)
 	$(IN_VENV) bash scripts/v1_5/eval/gqa.sh $(ARGS)
 
+.PHONY: docs
+docs: $(STAMPS)/docs ## build the site from docs/ into site/; a warning is an error
+	$(BIN)/mkdocs build --strict --quiet
+
 .PHONY: clean
 clean: ## remove caches; .venv, checkpoints and the demo's cache stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # -- the environment ---------------------------------------------------------------------------------------------------

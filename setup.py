@@ -55,6 +55,10 @@ EXTRAS = {
         "types-requests>=2.31",  # stubs; no code of theirs runs, so the newest will do
         "types-tqdm>=4.60",  # stubs, likewise
     ],
+    "docs": [
+        "mkdocs>=1.6,<2",  # 2 is announced with another configuration
+        "mkdocstrings[python]>=0.29,<2",  # 0.29 reads PEP 695 syntax; API pages from docstrings
+    ],
     "quant": ["bitsandbytes>=0.46.1,<1"],  # --bits 4 and 8; 0.46.1 is the least that transformers takes
     # Ships as source, needs nvcc and an installed torch, hence:
     #   pip install --no-build-isolation -e ".[flash]"
@@ -68,7 +72,7 @@ setup(
     description="LLaVA v1.2.2 with CCRA: question-conditioned fusion of vision layers and patches",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.11",  # typing.Self and hashlib.file_digest; 3.11 and 3.12 were run
+    python_requires=">=3.11",  # typing.Self, hashlib.file_digest; 3.11 was run
     packages=find_namespace_packages(include=["llava", "llava.*", "ccra_patch", "ccra_patch.*"]),
     package_data={
         "llava": ["py.typed"],
