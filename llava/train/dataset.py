@@ -54,10 +54,10 @@ class LazySupervisedDataset(Dataset[Item]):
             there are pictures ``image_processor``, ``mm_use_im_start_end``, for anyres ``image_grid_pinpoints``;
             optional ``bad_image_policy``: ``fail`` (default), or ``skip``: the collator leaves such samples out.
 
-    An item has ``input_ids`` ``[S]``, ``labels`` ``[S]`` and, in multimodal training, ``image``: ``[3, H, W]`` (zeros
-    for a text-only sample), ``[1 + tiles, 3, H, W]`` with anyres, or a list of these when the sample has several
-    pictures; with anyres also ``image_sizes``: (width, height) of each picture. A skipped sample has ``skipped``, the
-    reason.
+    An item has ``input_ids`` ``[S]``, ``labels`` ``[S]``, ``index`` (its place in the file) and, in multimodal
+    training, ``image``: ``[3, H, W]`` (zeros for a text-only sample), ``[1 + tiles, 3, H, W]`` with anyres, or a list
+    of these when the sample has several pictures; with anyres also ``image_sizes``: (width, height) of each picture. A
+    skipped sample has ``skipped``, the reason.
 
     Raises:
         UserError: the file or a sample breaks a rule (all samples are checked at construction, pictures when they are
@@ -82,11 +82,11 @@ class LazySupervisedDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         sample = self.list_data_dict[index]
         try:
-            return self._encode(sample)
+            return self._encode(sample) | {"index": index}
         except UserError as error:
             message = f"{name_of(self.data_path, index, sample)}: {error}"
             if self.skips_bad_images and isinstance(error, PictureError):
-                return self._placeholder(message)
+                return self._placeholder(message) | {"index": index}
             raise UserError(message) from error
 
     @cached_property
@@ -130,8 +130,11 @@ class LazySupervisedDataset(Dataset[Item]):
     def _blank(self) -> Item:
         """Every batch of multimodal training has pictures, or ranks would wait for each other's vision tower."""
         crop = self.data_args.image_processor.crop_size
-        blank: Item = {"image": torch.zeros(3, crop["height"], crop["width"])}
-        return blank | self._sizes([(crop["width"], crop["height"])])
+        blank = torch.zeros(3, crop["height"], crop["width"])
+        if self.data_args.image_aspect_ratio == "anyres":
+            blank = blank.unsqueeze(0)  # one tile: what arranges tiles, and trains with it, runs on every rank too
+        fields: Item = {"image": blank}
+        return fields | self._sizes([(crop["width"], crop["height"])])
 
     def _sizes(self, sizes: list[tuple[int, int]]) -> Item:
         return {"image_sizes": sizes} if self.data_args.image_aspect_ratio == "anyres" else {}
@@ -151,7 +154,12 @@ class DataCollatorForSupervisedDataset:
     ``image_sizes`` goes with it where items have them.
 
     Skipped items are left out and counted; only a batch of nothing else keeps one, so that no rank waits.
+
+    Attributes:
+        with_indices: add ``indices``, the samples' places in their file. For a trainer that takes them out again.
     """
+
+    with_indices: bool = False
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -170,6 +178,8 @@ class DataCollatorForSupervisedDataset:
             "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
             "attention_mask": input_ids.ne(pad_id),
         }
+        if self.with_indices:
+            batch["indices"] = [instance["index"] for instance in instances]
         if "image" not in instances[0]:
             return batch
         # The cut may have taken <image> tokens away; their pictures go too, or the next sample would be shown them.

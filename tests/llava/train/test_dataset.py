@@ -122,7 +122,7 @@ def test_empty_sample_has_a_length_with_a_sign(build):
 @pytest.mark.parametrize("aspect_ratio", ["pad", "square"])
 def test_pixels_are_those_of_inference(aspect_ratio, build, folder, processor):
     item = build([WIDE], image_aspect_ratio=aspect_ratio)[0]
-    assert list(item) == ["input_ids", "labels", "image"]
+    assert list(item) == ["input_ids", "labels", "image", "index"]
     config = SimpleNamespace(image_aspect_ratio=aspect_ratio)
     assert torch.equal(item["image"], process_images([Image.open(folder / "wide.png")], processor, config)[0])
     assert item["image"].shape == (3, 28, 28)
@@ -135,9 +135,11 @@ def test_pad_and_square_differ(build):
 def test_anyres_gives_tiles_and_sizes(build, tokenizer):
     dataset = build([WIDE, TALL, TEXT], image_aspect_ratio="anyres", image_grid_pinpoints=[[56, 28], [28, 84]])
     items = [dataset[index] for index in range(3)]
-    assert [tuple(item["image"].shape) for item in items] == [(3, 3, 28, 28), (4, 3, 28, 28), (3, 28, 28)]
-    batch = DataCollatorForSupervisedDataset(tokenizer)(items)
-    assert [len(image) for image in batch["images"]] == [3, 4, 3]
+    assert [tuple(item["image"].shape) for item in items] == [(3, 3, 28, 28), (4, 3, 28, 28), (1, 3, 28, 28)]
+    collator = DataCollatorForSupervisedDataset(tokenizer)
+    batch = collator(items)
+    assert [len(image) for image in batch["images"]] == [3, 4, 1]
+    assert collator(items[2:])["images"].ndim == 5  # alone in a batch too, a text goes the way of tiles
     assert batch["image_sizes"] == [(64, 48), (30, 70), (28, 28)]
 
 
