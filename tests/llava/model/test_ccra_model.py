@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from ccra_patch.query import QueryMarkers, select_query
+from ccra_patch.recorder import recorded_maps
 from llava import conversation
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.errors import UserError
@@ -207,6 +208,135 @@ def test_a_saved_model_comes_back_whole(ccra, tokenizer, images, tmp_path):
     with torch.no_grad():
         logits = [m.eval()(ids, images=images[:1]).logits for m in (again, model)]
     torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
+
+
+VARIANTS = {
+    "decoupled": {"mm_ccra_integration": "decoupled"},
+    "shuffled": {"mm_ccra_integration": "shuffled"},
+    "ablated": {"mm_ccra_disable": ["lpwca", "pwca"]},
+    "chosen layers": {"mm_ccra_layers": [0, 2, 3]},
+    "no smoothing, narrow": {"mm_ccra_kernel_size": 1, "mm_ccra_hidden_dim": 4},
+    "last": {"mm_ccra_query": "last", "mm_ccra_norm_order": "post"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_is_in_the_config_and_comes_back(variant, ccra, tokenizer, images, tmp_path):
+    model = ccra(**VARIANTS[variant])
+    model.save_pretrained(tmp_path)
+    saved = read_json(str(tmp_path / "config.json"))
+    assert {name: saved[name] for name in VARIANTS[variant]} == VARIANTS[variant]
+    config, model_class = load_config(saved, str(tmp_path))
+    again = model_class.from_pretrained(tmp_path, config=config)
+    again.get_vision_tower().load_model()
+    assert again.model.mm_projector.needs == model.model.mm_projector.needs
+    ids = prompt_ids(tokenizer, "<image>\nWhat is on the table?", "A cup.", "Where?").unsqueeze(0)
+    with torch.no_grad():
+        ours, theirs, default = (m.eval()(ids, images=images[:1]).logits for m in (model, again, ccra()))
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
+    assert not torch.allclose(ours, default, atol=1e-3)
+
+
+def test_chosen_layers_are_what_the_projector_gets(ccra, images, monkeypatch):
+    model = ccra(mm_ccra_layers=[0, 2, 3])
+    seen = []
+    model.model.mm_projector.attention.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    with torch.no_grad():
+        model.encode_images(images[:1])
+        _, stack = model.get_vision_tower().forward_layers(images[:1], "all")
+    torch.testing.assert_close(seen[0][:, 1:], stack[:, [1, 2]])
+
+
+def test_a_layer_that_the_tower_does_not_have_is_refused_at_once(ccra):
+    with pytest.raises(UserError, match=r"vision layer 40 does not exist"):
+        ccra(mm_ccra_layers=[0, 40])
+
+
+def test_none_one_and_three_pictures_in_one_batch_are_those_of_each_sample_alone(ccra, tokenizer, images):
+    model = ccra()
+    rows = [
+        prompt_ids(tokenizer, "Where is the dog?"),
+        prompt_ids(tokenizer, "<image>\nWhat is on the table?"),
+        prompt_ids(tokenizer, "<image>\n<image>\nCompare these.", "Equal.", "<image>\nAnd this?"),
+    ]
+    pictures = torch.cat([images, images[:1].flip(-1)])
+    taken = [pictures[:1], pictures[1:2], pictures[2:]]
+    ids, mask = batch(*rows)
+    with torch.no_grad():
+        embeds, valid = model.prepare_inputs_labels_for_multimodal(ids, None, mask, None, None, pictures)[4:1:-2]
+        for i, row in enumerate(rows):
+            alone = model.prepare_inputs_labels_for_multimodal(row.unsqueeze(0), None, None, None, None, taken[i])[4]
+            torch.testing.assert_close(embeds[i][valid[i]], alone[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_picture_without_a_question_leaves_the_layers_as_they_are(ccra, tokenizer, images):
+    model = ccra()
+    ids = prompt_ids(tokenizer, "<image>").unsqueeze(0)
+    with recorded_maps(model) as recorded:
+        loss = model(ids, images=images[:1], labels=ids.clamp(min=0)).loss
+    (maps,) = recorded
+    assert not maps.alpha.any()
+    assert not maps.lpwca.any()
+    assert not maps.pwca.any()
+    assert maps.layer_weights.std() < 1e-7
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.model.mm_projector.parameters())
+
+
+@pytest.mark.parametrize("merge_type", ["flat", "spatial", "spatial_unpad"])
+def test_every_tile_of_a_picture_is_seen_in_the_light_of_its_question(merge_type, ccra, tokenizer, images):
+    model = ccra(mm_patch_merge_type=merge_type)
+    model.config.image_aspect_ratio = "anyres"
+    model.config.image_grid_pinpoints = [[28, 56], [56, 28], [56, 56]]
+    tiles = [images[:3], torch.cat([images, images[:1]])]  # whole picture and 1 x 2 tiles; and 2 x 2
+    sizes = [(28, 50), (50, 50)]
+    rows = [
+        prompt_ids(tokenizer, "<image>\nWhat is on the table?"),
+        prompt_ids(tokenizer, "<image>\nHow many cats are there?"),
+    ]
+    ids, mask = batch(*rows)
+
+    def embed(ids, mask, tiles, sizes):
+        with torch.no_grad():
+            return model.prepare_inputs_labels_for_multimodal(ids, None, mask, None, None, tiles, sizes)[4:1:-2]
+
+    embeds, valid = embed(ids, mask, tiles, sizes)
+    for i, row in enumerate(rows):
+        alone, _ = embed(row.unsqueeze(0), None, tiles[i : i + 1], sizes[i : i + 1])
+        torch.testing.assert_close(embeds[i][valid[i]], alone[0], rtol=1e-5, atol=1e-5)
+    other, _ = embed(rows[1].unsqueeze(0), None, tiles[:1], sizes[:1])
+    start = int((rows[0] == IMAGE_TOKEN_INDEX).nonzero())
+    for tile in range(3):
+        place = slice(start + 16 * tile, start + 16 * (tile + 1))
+        assert not torch.allclose(embeds[0][place], other[0][place], atol=1e-4), f"tile {tile} heard no question"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_near_float32(dtype, ccra, tokenizer, images):
+    """Eight roundings of the type, of the embeddings' scale."""
+    ids, mask = batch(prompt_ids(tokenizer, "<image>\nWhat is on the table?"), prompt_ids(tokenizer, "<image>\nA?"))
+    with torch.no_grad():
+        exact, half = (
+            model.prepare_inputs_labels_for_multimodal(ids, None, mask, None, None, images[:2].to(model.dtype))[4]
+            for model in (ccra(), ccra(dtype))
+        )
+    assert half.dtype == dtype
+    bound = 8 * torch.finfo(dtype).eps * exact.abs().max()
+    torch.testing.assert_close(half.float(), exact, rtol=0, atol=bound.item())
+
+
+def test_gradient_checkpointing_changes_no_gradient(ccra, tokenizer, images):
+    gradients = []
+    ids = prompt_ids(tokenizer, "<image>\nWhat is on the table?", "A red cup.").unsqueeze(0)
+    for checkpointing in (False, True):
+        model = ccra().train()
+        if checkpointing:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model(ids, images=images[:1], labels=ids.clamp(min=0)).loss.backward()
+        gradients.append({name: p.grad for name, p in model.model.mm_projector.named_parameters()})
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], value, msg=name)
 
 
 def test_without_markers_it_says_what_is_missing(ccra, tokenizer, images):
