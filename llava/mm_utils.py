@@ -16,6 +16,7 @@ from transformers import CLIPImageProcessorPil, PreTrainedTokenizerBase, Stoppin
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.errors import UserError
+from llava.pixels import centred, centred_on_square, padded_pixels_of, pixels_of
 from llava.tokenization import Span, encode_with_offsets
 
 Size = tuple[int, int]  # (width, height) in pixels, as PIL counts
@@ -46,17 +47,7 @@ def load_image_from_base64(image: str | bytes) -> Image.Image:
 
 def expand2square(pil_img: Image.Image, background_color: tuple[int, int, int]) -> Image.Image:
     """Centre a picture on a square RGB canvas of its longer side; a square RGB picture comes back as it is."""
-    image = _as_rgb(pil_img)
-    side = max(image.size)
-    if image.size == (side, side):
-        return image
-    return _centred(image, (side, side), background_color)
-
-
-def _centred(image: Image.Image, size: Size, color: tuple[int, int, int]) -> Image.Image:
-    canvas = Image.new("RGB", size, color)
-    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
-    return canvas
+    return centred_on_square(_as_rgb(pil_img), background_color)
 
 
 def select_best_resolution(original_size: Size, possible_resolutions: Sequence[Sequence[int]]) -> Size:
@@ -81,7 +72,7 @@ def resize_and_pad_image(image: Image.Image, target_resolution: Size) -> Image.I
     """Scale a picture to fit into (width, height) with its aspect ratio, centred on black."""
     scale = min(target / side for target, side in zip(target_resolution, image.size, strict=True))
     fitted = [min(math.ceil(side * scale), target) for target, side in zip(target_resolution, image.size, strict=True)]
-    return _centred(image.resize((fitted[0], fitted[1])), target_resolution, (0, 0, 0))
+    return centred(image.resize((fitted[0], fitted[1])), target_resolution, (0, 0, 0))
 
 
 def divide_to_patches(image: Image.Image, patch_size: int) -> list[Image.Image]:
@@ -120,7 +111,7 @@ def process_anyres_image(
     canvas = resize_and_pad_image(image, select_best_resolution(image.size, _read_pinpoints(grid_pinpoints)))
     side = processor.size["shortest_edge"]
     views = [image.resize((side, side)), *divide_to_patches(canvas, processor.crop_size["height"])]
-    return processor.preprocess(views, return_tensors="pt")["pixel_values"]
+    return pixels_of(views, processor)
 
 
 def process_images(
@@ -139,8 +130,8 @@ def process_images(
         return torch.stack(tiled) if len({tiles.shape for tiles in tiled}) == 1 else tiled
     if aspect_ratio == "pad":
         red, green, blue = (int(255 * mean) for mean in image_processor.image_mean)
-        rgb = [expand2square(image, (red, green, blue)) for image in rgb]
-    return image_processor.preprocess(rgb, return_tensors="pt")["pixel_values"]
+        return padded_pixels_of(rgb, (red, green, blue), image_processor)
+    return pixels_of(rgb, image_processor)
 
 
 def tokenize_with_images(

@@ -218,15 +218,15 @@ def _load_on_base(checkpoint: Checkpoint, base: str, load_args: dict[str, Any]) 
     base_file = find_file(base, "config.json")
     if base_file is None:
         raise UserError(f"base model {base} has no config.json; give a folder of a model or a hub name")
-    base_size = read_json(base_file).get("vocab_size")
-    own_size = checkpoint.config.get("vocab_size", base_size)
-    config, model_class = load_config(checkpoint.config | {"vocab_size": base_size}, checkpoint.path)
+    size = {key: value for key, value in read_json(base_file).items() if key == "vocab_size"}
+    config, model_class = load_config(checkpoint.config | size, checkpoint.path)
     model, missing = _from_pretrained(model_class, base, config, load_args)
     lacking = sorted(name for name in missing if not any(part in name for part in EYES))
     if lacking:
         raise UserError(f"base model {base} lacks {len(lacking)} of the model's weights, first {lacking[0]!r}")
-    if own_size != base_size:  # tokens were added in training; LoRA leaves their rows where training began
-        fit_vocabulary(model, own_size, max(own_size - base_size, 0))
+    own_size = checkpoint.config.get("vocab_size", model.config.vocab_size)
+    if own_size != model.config.vocab_size:  # tokens were added in training; LoRA leaves their rows as training began
+        fit_vocabulary(model, own_size, max(own_size - model.config.vocab_size, 0))
     return model, missing
 
 
