@@ -36,6 +36,11 @@ def read_adapter(path: str) -> dict[str, Tensor]:
     return state
 
 
+def read_newline(path: str) -> Tensor | None:
+    """The embedding ``[D]`` at the end of every row of tiles, when the adapter file has one."""
+    return next((value for name, value in read_weights(path).items() if name.endswith("image_newline")), None)
+
+
 def rows_of_embeddings(path: str, vocabulary: int, num_new: int) -> Tensor | None:
     """The rows of the ``num_new`` added tokens ``[num_new, D]`` in an adapter file; None when it has no embedding.
 

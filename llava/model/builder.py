@@ -167,7 +167,7 @@ def load_pretrained_model(
         load = _load_lora if checkpoint.is_lora else _load_projector_on_base
         model = load(checkpoint, checkpoint.base, load_args)
     else:
-        model = _load_whole(checkpoint, load_args)
+        model = load_whole(checkpoint, load_args)
     _add_image_tokens(model, tokenizer)
     tower = model.get_vision_tower()
     tower.load_model(device_map=None if device_map == "auto" else device_map)
@@ -202,7 +202,7 @@ def _from_pretrained(
     return model, info["missing_keys"]
 
 
-def _load_whole(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedModel:
+def load_whole(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedModel:
     config, model_class = load_config(checkpoint.config, checkpoint.path)
     model, missing = _from_pretrained(model_class, checkpoint.path, config, load_args)
     if missing:

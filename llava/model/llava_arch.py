@@ -21,7 +21,7 @@ from llava.constants import (
 )
 from llava.errors import UserError
 from llava.mm_utils import get_anyres_image_grid_shape
-from llava.model.adapter import read_adapter, rows_of_embeddings
+from llava.model.adapter import read_adapter, read_newline, rows_of_embeddings
 from llava.model.anchoring import Matches, attanchor_settings, find_matches, insert_anchors, think_id_of
 from llava.model.anyres import arrange_tiles, unpad_image
 from llava.model.merge import ImageSlots, Layout, lay_out, pack
@@ -104,6 +104,10 @@ class LlavaMetaModel:
             self.image_newline.requires_grad_(True)
         if state is not None:
             spec.load_adapter(self.mm_projector, state)
+        if model_args.pretrain_mm_mlp_adapter and getattr(self, "image_newline", None) is not None:
+            newline = read_newline(model_args.pretrain_mm_mlp_adapter)
+            if newline is not None:
+                self.image_newline.data.copy_(newline)
 
     def _projector_settings(self) -> dict[str, Any]:
         """The part of the config that decides what the projector is; empty for a text model."""

@@ -15,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging as hf_logging
 
 from llava.errors import UserError, exit_on_user_error
+from llava.model.utils import fit_generation_config
 from llava.train import run_record
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
 from llava.train.checkpoint import (
@@ -116,13 +117,6 @@ def parameter_table(model: Any, args: TrainingArguments) -> str:
     return "\n".join(lines)
 
 
-def _fit_generation_config(model: Any) -> None:
-    """Vicuna's own generation_config samples without saying so, which transformers refuses to save - after hours."""
-    generation = model.generation_config
-    if generation is not None and (generation.temperature not in (None, 1.0) or generation.top_p not in (None, 1.0)):
-        generation.do_sample = True
-
-
 def train(attn_implementation: str | None = None, argv: list[str] | None = None) -> None:
     """Run the training that the command line (or ``argv``) describes. Raises UserError for a user's mistake."""
     global local_rank
@@ -147,9 +141,9 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
     # 3. The language model, its tokenizer and template.
     model = load_language_model(model_args, training_args, attn_implementation)
     model.config.use_cache = False
-    _fit_generation_config(model)
+    fit_generation_config(model)
     if model_args.freeze_backbone:
-        model.model.requires_grad_(False)
+        model.base_model.requires_grad_(False)
     if training_args.bits in (4, 8):
         from peft import prepare_model_for_kbit_training
 
