@@ -1,5 +1,7 @@
 """How large each baseline is with the sizes of LLaVA-1.5, and which layers it reads: the published figures."""
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from ccra_patch.baselines import IGVA, MLVFExternalDirect, MMFuser
 from llava.model.multimodal_projector.builder import build_vision_projector
+from llava.model.multimodal_projector.registry import registered_projectors
 
 
 def count(projector) -> int:
@@ -36,6 +39,17 @@ def build(name: str, text_dim: int):
 def test_parameters_with_llava_7b_and_13b(name, with_7b, with_13b):
     assert count(build(name, 4096)) == with_7b
     assert count(build(name, 5120)) == with_13b
+
+
+def test_the_table_of_the_docs_counts_alike():
+    page = (Path(__file__).parents[3] / "docs" / "choosing_a_projector.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (\d+) \| ([\d,]+) \| \+?([\d,]+)", page, flags=re.M)
+    assert {name for name, *_ in rows} == {spec.name for spec in registered_projectors() if spec.settings is not None}
+    for name, tokens, parameters, more in rows:
+        projector = build(name, 4096)
+        assert count(projector) == int(parameters.replace(",", "")), name
+        assert count(projector) - 20_979_712 == int(more.replace(",", "")), name
+        assert tokens == ("720" if name == "dense_connector_sti" else "576")
 
 
 def test_igva_with_a_sentence_embedding_of_768_numbers():
