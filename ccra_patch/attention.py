@@ -159,21 +159,27 @@ class LWCA(QuestionAttention):
         self.smoothing = GaussianSmoothing(kernel_size, sigma)
         self.norm = nn.LayerNorm(vision_dim)
 
+    def weigh(self, products: Tensor, probe: Probe) -> LayerWeights:
+        """``F_lp @ probe.direction [B, 1, L, N]`` -> layer weights.
+
+        The products' mean over N is that of the layer descriptor, ``F_layer = mean_N(F_lp)``.
+        """
+        scores = products[:, 0].mean(dim=2) + probe.offset[:, None]
+        smoothed = self.smoothing(scores)
+        return LayerWeights(scores, smoothed, smoothed.softmax(dim=1))
+
     def forward(self, stack: Stack, products: Tensor, probe: Probe) -> tuple[LayerWeights, Tensor]:
         """Weigh the layers and add them up.
 
         Args:
             stack: ``F_lp [B, L, N, d]``.
-            products: ``F_lp @ probe.direction``, ``[B, 1, L, N]``. Their mean over N scores the layer descriptor
-                ``F_layer = mean_N(F_lp)``.
+            products: ``F_lp @ probe.direction``, ``[B, 1, L, N]``.
             probe: the question's, of this module.
 
         Returns:
             the layer weights, and ``F_semantic [B, N, d]``.
         """
-        scores = products[:, 0].mean(dim=2) + probe.offset[:, None]
-        smoothed = self.smoothing(scores)
-        layers = LayerWeights(scores, smoothed, smoothed.softmax(dim=1))
+        layers = self.weigh(products, probe)
         mixed = stack.mix(repeat(layers.weights, "b l -> b l n", n=products.shape[-1]))
         return layers, layer_norm(mixed + mixed.mean(dim=1, keepdim=True), self.norm)
 

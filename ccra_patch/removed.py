@@ -6,6 +6,7 @@ Shapes: B images, L layers, N patches, d vision width.
 """
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 
 from ccra_patch.attention import LayerWeights, Probe, Question
@@ -36,12 +37,16 @@ class NoLWCA(nn.Module):
         images = len(question.pooled)
         return Probe(question.pooled.new_empty(images, 0, self.vision_dim), question.pooled.new_empty(images))
 
-    def forward(self, stack: Stack, products: Tensor, probe: Probe) -> tuple[LayerWeights, Tensor]:
-        """As LWCA's: the layer weights, and ``F_semantic [B, N, d]``; products are ``[B, 0, L, N]``."""
-        images, _, layers, patches = products.shape
+    def weigh(self, products: Tensor, probe: Probe) -> LayerWeights:
+        """The same weight for all layers; products are ``[B, 0, L, N]``."""
+        images, _, layers, _ = products.shape
         scores = products.new_zeros(images, layers)
-        average = products.new_full((images, layers, patches), 1 / layers)
-        return LayerWeights(scores, scores, average[:, :, 0]), stack.mix(average)
+        return LayerWeights(scores, scores, scores.softmax(dim=1))
+
+    def forward(self, stack: Stack, products: Tensor, probe: Probe) -> tuple[LayerWeights, Tensor]:
+        """As LWCA's: the layer weights, and ``F_semantic [B, N, d]``."""
+        layers = self.weigh(products, probe)
+        return layers, stack.mix(repeat(layers.weights, "b l -> b l n", n=products.shape[-1]))
 
 
 class NoPWCA(nn.Module):
