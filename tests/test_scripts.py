@@ -160,6 +160,19 @@ EXPECTED = {
         "learning_rate": 2e-3,
         "save_steps": 24000,
     },
+    "pretrain_xformers.sh": LEGACY
+    | {
+        "version": "plain",
+        "data_path": "/path/to/pretrain_data.json",
+        "image_folder": "/path/to/images",
+        "tune_mm_mlp_adapter": True,
+        "output_dir": "./checkpoints/llava-vicuna-v1-3-7b-pretrain",
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 4,
+        "learning_rate": 2e-3,
+        "save_steps": 24000,
+        "bf16": False,
+    },
     "finetune.sh": LEGACY_STAGE_2,
     "finetune_full_schedule.sh": LEGACY_STAGE_2
     | {"data_path": "./playground/data/llava_instruct_158k.json", "num_train_epochs": 3},
@@ -202,7 +215,8 @@ def command_of(name: str, *arguments: str, cwd: Path = ROOT, **variables: str) -
 
 def flags_of(command: list[str]) -> dict[str, str]:
     """The trainer's flags of a command, the last one given winning."""
-    words = command[command.index("llava/train/train_mem.py") + 1 :]
+    trainer = next(i for i, word in enumerate(command) if word.startswith("llava/train/"))
+    words = command[trainer + 1 :]
     assert len(words) % 2 == 0
     return dict(zip(words[::2], words[1::2], strict=True))
 
@@ -227,7 +241,8 @@ def test_the_trainer_reads_upstreams_values(name: str) -> None:
 
     assert {key: parsed[key] for key in expected} == expected
     assert flags["--gradient_checkpointing"] == "True"  # transformers renames the field
-    assert flags["--tf32"] == "True"  # the trainer drops it where there is no CUDA
+    # The trainer drops it where there is no CUDA.
+    assert flags["--tf32"] == ("False" if name == "pretrain_xformers.sh" else "True")
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -254,6 +269,12 @@ def test_help_documents_every_variable_of_the_script(name: str) -> None:
         assert f"{variable}={value}" in result.stdout
     for variable in optional - internal:
         assert re.search(rf"\b{variable}\b", result.stdout), variable
+
+
+def test_the_script_for_old_gpus_has_its_own_trainer() -> None:
+    assert "llava/train/train_xformers.py" in command_of("pretrain_xformers.sh", **EIGHT)
+    flags = flags_of(command_of("pretrain_xformers.sh", GLOBAL_BATCH="64", NUM_PROCESSES="2"))
+    assert flags["--gradient_accumulation_steps"] == "8"
 
 
 def test_llama_2_prompts_by_variable() -> None:

@@ -1,4 +1,4 @@
-"""``python -m llava.model.consolidate --src A --dst B``: a checkpoint, upgraded if it is old, in float16 in one place."""
+"""``python -m llava.model.consolidate --src A --dst B``: a checkpoint again, upgraded if it is old, in float16."""
 
 import argparse
 

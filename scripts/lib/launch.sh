@@ -216,7 +216,7 @@ build_command() {
             command=(python)
             ;;
     esac
-    command+=(llava/train/train_mem.py "${arguments[@]}")
+    command+=("${TRAINER:-llava/train/train_mem.py}" "${arguments[@]}")
 }
 
 value_of() { # value_of FLAG: what the trainer will read for it (the last one given wins), empty if it is not given
