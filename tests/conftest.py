@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -52,3 +54,48 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
     return root
+
+
+@pytest.fixture(scope="session")
+def make_ccra(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``make_ccra(mm_ccra_kernel_size=3)``: a tiny checkpoint with a ccra projector, as training saves it.
+
+    Flags of ModelArguments, and keys of the model's config. Every combination is built once; treat it as read-only.
+    """
+    from llava import conversation
+    from llava.model.builder import load_config, read_json
+    from llava.query_markers import query_markers
+    from llava.tokenization import load_tokenizer
+    from llava.train.arguments import ModelArguments
+
+    built: dict[str, Path] = {}
+    fixed = {
+        "vision_tower": str(assets / "clip_tiny"),
+        "mm_vision_select_layer": -2,
+        "mm_projector_type": "ccra",
+        "mm_use_im_patch_token": False,
+    }
+
+    def make(**flags: Any) -> Path:
+        key = json.dumps(flags, sort_keys=True)
+        if key in built:
+            return built[key]
+        folder = tmp_path_factory.mktemp("ccra") / "llava-tiny-v1-ccra"
+        source = str(assets / "vicuna_tiny")
+        config, model_class = load_config(read_json(f"{source}/config.json"), source)
+        torch.manual_seed(0)
+        model = model_class.from_pretrained(source, config=config, dtype=torch.float32)
+        known = {name: value for name, value in flags.items() if hasattr(ModelArguments, name) or "ccra" in name}
+        model.get_model().initialize_vision_modules(ModelArguments(**({"mm_ccra_hidden_dim": 16} | fixed | known)))
+        others = {name: value for name, value in flags.items() if name not in known}
+        for name, value in {"image_aspect_ratio": "pad", "mm_use_im_patch_token": False, **others}.items():
+            setattr(model.config, name, value)
+        markers = query_markers(conversation.conv_templates["v1"], load_tokenizer(source))
+        model.config.mm_query_markers = markers.to_dict()
+        model.save_pretrained(folder)
+        for file in Path(source).glob("tokenizer*"):
+            shutil.copy(file, folder)
+        built[key] = folder
+        return folder
+
+    return make
