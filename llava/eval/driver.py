@@ -21,6 +21,7 @@ from llava.eval.generation import generate_texts
 from llava.eval.items import Item, check_items, render_prompt, resolve_conv_mode
 from llava.eval.provenance import (
     add_digests,
+    close_record,
     environment,
     file_digest,
     fingerprint,
@@ -34,16 +35,17 @@ from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model
 
 
-def answer_items(items: Sequence[Item], settings: DriverSettings) -> None:
+def answer_items(items: Sequence[Item], settings: DriverSettings, *, plain_uses_mmtag: bool = False) -> None:
     """Answers all items into the answers file, and writes their provenance beside it.
 
     What the user can have got wrong is refused before the model loads and before any file is touched (UserError). A
-    chunk without items gives an empty answers file.
+    chunk without items gives an empty answers file. ``plain_uses_mmtag`` is :func:`resolve_conv_mode`'s rule, which not
+    all of upstream's drivers follow.
     """
     # 1. the question side
     path = Path(settings.answers_file).expanduser()
     model_name = get_model_name_from_path(settings.model_path)
-    conv_mode = resolve_conv_mode(settings.conv_mode, model_name)
+    conv_mode = resolve_conv_mode(settings.conv_mode, model_name, plain_uses_mmtag)
     check_items(items)
     provenance = _describe_run(items, settings, conv_mode)
 
@@ -61,7 +63,7 @@ def answer_items(items: Sequence[Item], settings: DriverSettings) -> None:
     answers = AnswersFile(path, items, model_name, finished, kept_bytes)
     if not items:
         with answers:
-            write_provenance(path, provenance | {"status": "complete"})
+            close_record(path, provenance)
         return
 
     # 3. the model, and the batches for it
@@ -69,8 +71,8 @@ def answer_items(items: Sequence[Item], settings: DriverSettings) -> None:
     tokenizer, model, image_processor, _ = load_pretrained_model(
         settings.model_path, settings.model_base, model_name, device=device
     )
-    if image_processor is None:
-        raise UserError(f"{settings.model_path} is a text-only model; this driver needs one with a vision tower")
+    if image_processor is None and any(item.images for item in items):
+        raise UserError(f"{settings.model_path} is a text-only model; these questions need one with a vision tower")
     provenance["model"] = _describe_model(model)
     dataset = ItemDataset(items, tokenizer, image_processor, model.config, conv_mode)
     plan = plan_batches(dataset, settings.batch_size)
@@ -91,7 +93,7 @@ def answer_items(items: Sequence[Item], settings: DriverSettings) -> None:
     # 5. the record is closed
     provenance["inputs_digest"] = f"{add_digests(digests):064x}"
     provenance["time"] |= {"finished": now(), "seconds": round(time.monotonic() - started, 3)}
-    write_provenance(path, provenance | {"status": "complete"})
+    close_record(path, provenance)
 
 
 def _describe_run(items: Sequence[Item], settings: DriverSettings, conv_mode: str) -> dict[str, Any]:

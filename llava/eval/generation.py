@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llava.errors import UserError
+from llava.model.llava_arch import LlavaMetaForCausalLM
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,10 @@ def generate_texts(
     images: Tensor | list[Tensor] | None = None,
     image_sizes: list[tuple[int, int]] | None = None,
 ) -> list[str]:
-    """Answers to ``input_ids [B, S]``, padded on the left under ``attention_mask``; stripped, one per row."""
+    """Answers to ``input_ids [B, S]``, padded on the left under ``attention_mask``; stripped, one per row.
+
+    A model without a vision tower answers prompts without pictures.
+    """
 
     def to_model(pixels: Tensor) -> Tensor:
         return pixels.to(device=model.device, dtype=model.dtype)
@@ -55,13 +59,16 @@ def generate_texts(
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    multimodal = isinstance(model, LlavaMetaForCausalLM)
+    pictures = {"images": images, "image_sizes": image_sizes} if multimodal else {}
     output_ids = model.generate(
         input_ids.to(model.device),
         attention_mask=attention_mask.to(model.device),
-        images=images,
-        image_sizes=image_sizes,
         pad_token_id=pad,
         use_cache=True,
+        **pictures,
         **sampling.arguments(),
     )
+    if not multimodal:  # transformers repeats the prompt
+        output_ids = output_ids[:, input_ids.shape[1] :]
     return [text.strip() for text in tokenizer.batch_decode(output_ids, skip_special_tokens=True)]

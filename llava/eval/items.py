@@ -33,10 +33,13 @@ class Item:
         return f"question {self.record['question_id']!r}"
 
 
-def resolve_conv_mode(conv_mode: str, model_name: str) -> str:
-    """The template to use: a ``plain`` model that was never fine-tuned gets the ``_mmtag`` one, with a notice."""
+def resolve_conv_mode(conv_mode: str, model_name: str, plain_uses_mmtag: bool = True) -> str:
+    """The template to use; UserError when there is none of that name.
+
+    With ``plain_uses_mmtag``, a ``plain`` model that was never fine-tuned gets the ``_mmtag`` one, with a notice.
+    """
     name = model_name.lower()
-    if "plain" in name and "finetune" not in name and "mmtag" not in conv_mode.lower():
+    if plain_uses_mmtag and "plain" in name and "finetune" not in name and "mmtag" not in conv_mode.lower():
         with_tags = f"{conv_mode.removeprefix('llava_')}_mmtag"  # llava_v1's is called v1_mmtag
         print(f"{model_name} is a plain model: using the template {with_tags} instead of {conv_mode}")
         conv_mode = with_tags
@@ -61,6 +64,11 @@ def render_prompt(text: str, conv_mode: str, start_end: bool = False) -> str:
     for role, message in zip(conversation.roles, (text, None), strict=True):
         conversation.append_message(role, message)
     return conversation.get_prompt()
+
+
+def picture_path(image_folder: str, image: str) -> str:
+    """Where a picture of the question file lies."""
+    return os.path.join(os.path.expanduser(image_folder), image)
 
 
 def check_items(items: Sequence[Item]) -> None:

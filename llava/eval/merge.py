@@ -1,11 +1,10 @@
 """The answers of all chunks as one file: ``python -m llava.eval.merge``, after every chunk has been answered.
 
-Nothing is written unless every chunk is complete, comes from the same model and settings, and together they answer
-exactly the question file, in its order.
+Nothing is written unless every chunk is complete and untouched since, comes from the same model and settings, and is
+its part of the question file.
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,42 +12,42 @@ from typing import Any
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.provenance import (
     add_digests,
+    close_record,
+    file_digest,
     now,
     provenance_path,
     read_provenance,
     refuse_other_settings,
-    write_provenance,
 )
-from llava.eval.records import read_json_lines
 
 
 def merge_chunks(question_file: str, answers_dir: str, num_chunks: int, answers_file: str) -> int:
     """Joins ``<answers_dir>/<num_chunks>_<index>.jsonl`` into ``answers_file`` with a provenance; returns the count.
 
-    Raises UserError when a chunk is missing, unfinished or of other settings, or when an answer is missing.
+    Raises UserError when a chunk is missing, unfinished, changed since, or of other settings or questions.
     """
     chunks = [Path(answers_dir).expanduser() / f"{num_chunks}_{index}.jsonl" for index in range(num_chunks)]
     records = [_finished_provenance(chunk) for chunk in chunks]
     for chunk, record in zip(chunks, records, strict=True):
         refuse_other_settings(chunk, record["settings"], records[0]["settings"])
 
-    lines = [line for chunk in chunks for line in chunk.read_text(encoding="utf-8").splitlines(keepends=True)]
-    answered = [json.loads(line)["question_id"] for line in lines]
-    asked = [question["question_id"] for question in read_json_lines(question_file)]
-    if answered != asked:
-        position = next((i for i, pair in enumerate(zip(answered, asked, strict=False)) if pair[0] != pair[1]), None)
-        where = "" if position is None else f", first difference at answer {position + 1}"
-        raise UserError(
-            f"{answers_dir} answers {len(answered)} questions, {question_file} asks {len(asked)}{where}; evaluate anew "
-            "without resuming"
-        )
+    asked = file_digest(Path(question_file).expanduser())
+    for index, (chunk, record) in enumerate(zip(chunks, records, strict=True)):
+        questions = record["questions"]
+        if (questions["sha256"], questions["num_chunks"], questions["chunk_idx"]) != (asked, num_chunks, index):
+            raise UserError(
+                f"{chunk} does not answer chunk {index} of {num_chunks} of {question_file}, but of "
+                f"{questions['file']}; evaluate anew without resuming"
+            )
 
     target = Path(answers_file).expanduser()
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".part")
-    partial.write_text("".join(lines), encoding="utf-8")
+    partial.write_bytes(b"".join(chunk.read_bytes() for chunk in chunks))
     os.replace(partial, target)
-    write_provenance(target, _merged_provenance(records))
-    return len(lines)
+    merged = _merged_provenance(records)
+    close_record(target, merged)
+    return merged["items"]
 
 
 def _finished_provenance(chunk: Path) -> dict[str, Any]:
@@ -60,6 +59,8 @@ def _finished_provenance(chunk: Path) -> dict[str, Any]:
         raise UserError(
             f"{chunk} is {record['status']}, not complete: its chunk did not finish; evaluate again with resuming"
         )
+    if record["answers_sha256"] != file_digest(chunk):
+        raise UserError(f"{chunk} was changed after its chunk had finished; evaluate anew without resuming")
     return record
 
 

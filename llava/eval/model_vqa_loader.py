@@ -1,12 +1,11 @@
 """Answers to visual questions: ``python -m llava.eval.model_vqa_loader``, the driver of most benchmarks.
 
 Questions are JSON Lines with ``question_id``, ``text`` and ``image`` (a file in ``--image-folder``); a question without
-``image`` is asked as text only. Each answer is a line with ``question_id``, ``prompt``, ``text``, ``answer_id``,
-``model_id`` and ``metadata``, in the order of the questions.
+``image`` is asked as text only, one with a list of files shows them where its text says ``<image>``. Each answer is a
+line with ``question_id``, ``prompt``, ``text``, ``answer_id``, ``model_id`` and ``metadata``, in the questions' order.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.batches import ItemDataset
 from llava.eval.driver import answer_items
-from llava.eval.items import Item
+from llava.eval.items import Item, picture_path
 from llava.eval.records import get_chunk, read_json_lines, require_keys, split_list
 from llava.eval.settings import DriverSettings, add_driver_flags
 
@@ -26,12 +25,23 @@ __all__ = ["CustomDataset", "collate_fn", "create_data_loader", "eval_model", "g
 
 
 def question_to_item(question: dict[str, Any], image_folder: str) -> Item:
-    """A record of the question file as an item; the picture comes first."""
+    """A record of the question file as an item; the picture comes first.
+
+    A list of pictures stands where the text says ``<image>``, in that order.
+    """
     record = {"question_id": question["question_id"], "prompt": question["text"]}
-    if not question.get("image"):
-        return Item(record, question["text"])
-    picture = os.path.join(os.path.expanduser(image_folder), question["image"])
-    return Item(record, f"{DEFAULT_IMAGE_TOKEN}\n{question['text']}", (picture,))
+    images = question.get("image") or []
+    if isinstance(images, str):
+        return Item(record, f"{DEFAULT_IMAGE_TOKEN}\n{question['text']}", (picture_path(image_folder, images),))
+    return Item(record, question["text"], tuple(picture_path(image_folder, image) for image in images))
+
+
+def read_items(settings: DriverSettings, image_folder: str) -> list[Item]:
+    """The items of the chunk that the settings ask for, from a question file in JSON Lines."""
+    questions = read_json_lines(settings.question_file)
+    require_keys(questions, ("question_id", "text"), settings.question_file)
+    chunk = get_chunk(questions, settings.num_chunks, settings.chunk_idx)
+    return [question_to_item(question, image_folder) for question in chunk]
 
 
 class CustomDataset(Dataset):
@@ -90,10 +100,7 @@ def create_data_loader(
 def eval_model(args: Any) -> None:
     """Answers the chunk of ``args.question_file`` that ``args`` asks for; ``args`` needs upstream's flags at least."""
     settings = DriverSettings.from_args(args)
-    questions = read_json_lines(settings.question_file)
-    require_keys(questions, ("question_id", "text"), settings.question_file)
-    chunk = get_chunk(questions, settings.num_chunks, settings.chunk_idx)
-    answer_items([question_to_item(question, args.image_folder) for question in chunk], settings)
+    answer_items(read_items(settings, args.image_folder), settings, plain_uses_mmtag=True)
 
 
 def build_parser() -> argparse.ArgumentParser:

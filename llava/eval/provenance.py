@@ -7,7 +7,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,11 @@ def write_provenance(answers: Path, provenance: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
+def close_record(answers: Path, provenance: dict[str, Any]) -> None:
+    """Writes the provenance of answers that are complete, with the digest by which they are known again."""
+    write_provenance(answers, provenance | {"status": "complete", "answers_sha256": file_digest(answers)})
+
+
 def read_provenance(answers: Path) -> dict[str, Any] | None:
     """What is written beside an answers file; None when nothing is. Raises UserError when it is damaged."""
     path = provenance_path(answers)
@@ -52,7 +57,7 @@ def read_provenance(answers: Path) -> dict[str, Any] | None:
 
 def now() -> str:
     """The time in UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def fingerprint(name: str) -> dict[str, str]:
@@ -94,7 +99,9 @@ def _hash_file(file: Path, progress: tqdm) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of one small file."""
+    """SHA-256 of one small file. Raises UserError when it is not there."""
+    if not path.is_file():
+        raise UserError(f"{path} is not there; check the path")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

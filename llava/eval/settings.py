@@ -100,7 +100,11 @@ def add_driver_flags(
         parser.add_argument("--num_beams", type=int, default=1, help="beams of beam search (default: 1)")
     if max_new_tokens is not None:
         parser.add_argument("--max_new_tokens", type=int, default=max_new_tokens, help=f"default: {max_new_tokens}")
+    add_own_flags(parser)
 
+
+def add_own_flags(parser: argparse.ArgumentParser) -> None:
+    """This project's flags, which every driver has."""
     ours = parser.add_argument_group("beyond LLaVA v1.2.2")
     ours.add_argument("--batch-size", type=int, default=1, help="questions answered at once (default: 1)")
     ours.add_argument(
