@@ -18,44 +18,25 @@ questions and has that mean's.
 """
 
 import argparse
-import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean, pvariance
+from statistics import fmean
 from typing import Any
 
 from llava.errors import UserError, exit_on_user_error
-from llava.eval.provenance import add_score
+from llava.eval.records import read_json, write_json
+from llava.eval.scores import Metric, Score, record_scores
 
 IDS_SHOWN = 5
 NO_STEP = ("exist", "query: name", "choose name")
 Questions = dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Score:
-    """A mean in percent, its standard error in percent points, over ``n`` questions."""
-
-    value: float
-    standard_error: float
-    n: int
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> "Score":
-        """From at least one value in [0, 1]; for 0 and 1 the error is sqrt(p (1 - p) / n)."""
-        values = list(values)
-        return cls(100 * fmean(values), 100 * math.sqrt(pvariance(values) / len(values)), len(values))
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f}% ± {self.standard_error:.2f} (n={self.n})"
-
-
 def read_questions(path: Path) -> Questions:
     """GQA's questions by id. Raises UserError when the file is missing or is something else."""
-    questions = _read_json(path, "a GQA questions file")
+    questions = read_json(path, "a GQA questions file")
     if not isinstance(questions, dict) or not questions:
         raise UserError(
             f"{path} holds no object of questions by id; give GQA's questions, such as testdev_balanced_questions.json"
@@ -74,7 +55,7 @@ def read_questions(path: Path) -> Questions:
 
 def read_predictions(path: Path) -> dict[str, str]:
     """Predictions by question id. Raises UserError for a file of another form and for two answers to one question."""
-    rows = _read_json(path, "a GQA predictions file")
+    rows = read_json(path, "a GQA predictions file")
     if not isinstance(rows, list):
         raise UserError(
             f"{path} holds a JSON {type(rows).__name__}; predictions are a list of {{questionId, prediction}}"
@@ -93,16 +74,21 @@ def read_predictions(path: Path) -> dict[str, str]:
 
 def read_choices(path: Path) -> dict[str, dict[str, list[str]]]:
     """The official ``valid`` and ``plausible`` answers by question id."""
-    return _read_json(path, "a GQA choices file")
+    return read_json(path, "a GQA choices file")
 
 
-def _read_json(path: Path, kind: str) -> Any:
-    if not path.is_file():
-        raise UserError(f"{path} is not there; it must be {kind}: check the path")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); it must be {kind}") from error
+def mark(questions: Questions, predictions: dict[str, str], *, allow_missing: bool = False) -> dict[str, bool]:
+    """Whether each question was answered right. Raises UserError when one was not answered, unless that is allowed."""
+    missing = [question_id for question_id in questions if question_id not in predictions]
+    if missing and not allow_missing:
+        raise UserError(
+            f"{len(missing)} of {len(questions)} questions have no prediction, first {', '.join(missing[:IDS_SHOWN])}; "
+            "answer them, or count them as wrong with --allow-missing"
+        )
+    return {
+        question_id: predictions.get(question_id, "").lower() == question["answer"]
+        for question_id, question in questions.items()
+    }
 
 
 def evaluate(
@@ -124,24 +110,8 @@ def evaluate(
 
     Raises UserError when a prediction is missing, or what an optional metric needs.
     """
-    scored = {name: question for name, question in questions.items() if question.get("isBalanced", True)}
-    if not scored:
-        raise UserError(
-            "no question is balanced (isBalanced); accuracy is defined over balanced questions, give another file"
-        )
-    needed = questions if consistency else scored
-    missing = [question_id for question_id in needed if question_id not in predictions]
-    if missing and not allow_missing:
-        raise UserError(
-            f"{len(missing)} of {len(needed)} questions have no prediction, first {', '.join(missing[:IDS_SHOWN])}; "
-            "answer them, or count them as wrong with --allow-missing"
-        )
-    correct = {
-        question_id: predictions.get(question_id, "").lower() == question["answer"]
-        for question_id, question in needed.items()
-        if question_id in predictions or allow_missing
-    }
-
+    scored = _balanced(questions)
+    correct = mark(questions if consistency else scored, predictions, allow_missing=allow_missing)
     groups: dict[str, list[str]] = defaultdict(list)
     for question_id, question in scored.items():
         for group in _groups(question):
@@ -156,6 +126,15 @@ def evaluate(
         for name, kind in (("validity", "valid"), ("plausibility", "plausible")):
             scores[name] = Score.of(_in_choices(scored, predictions, choices, kind))
     return scores
+
+
+def _balanced(questions: Questions) -> Questions:
+    scored = {name: question for name, question in questions.items() if question.get("isBalanced", True)}
+    if not scored:
+        raise UserError(
+            "no question is balanced (isBalanced); accuracy is defined over balanced questions, give another file"
+        )
+    return scored
 
 
 def _groups(question: dict[str, Any]) -> list[str]:
@@ -249,16 +228,15 @@ def main() -> None:
     if surplus:
         print(f"{surplus} predictions are for other questions and were ignored")
     if args.json:
-        target = Path(args.json).expanduser()
-        target.parent.mkdir(parents=True, exist_ok=True)
         result = {
             "tier": args.tier,
             "scores": {name: asdict(score) for name, score in scores.items()},
             "absent": absent,
         }
-        target.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, result, indent=2)
     if args.answers:
-        add_score(Path(args.answers).expanduser(), f"gqa_{args.tier}_accuracy", asdict(scores["accuracy"]))
+        correct = mark(_balanced(questions), predictions, allow_missing=args.allow_missing)
+        record_scores(args.answers, {f"gqa_{args.tier}_accuracy": Metric.mean(correct)})
     report(scores, absent, args.tier)
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from llava.errors import UserError
 from llava.eval import eval_gqa
-from llava.eval.eval_gqa import Score, evaluate, read_predictions, read_questions
+from llava.eval.eval_gqa import evaluate, read_predictions, read_questions
 from llava.eval.provenance import provenance_path, write_provenance
+from llava.eval.scores import Score, read_scores
 
 
 def question(answer: str, structural: str, kind: str, **more: Any) -> dict[str, Any]:
@@ -153,6 +154,7 @@ def test_the_command_prints_a_table_and_the_accuracy_last(
     (tmp_path / "testdev_balanced_questions.json").write_text(json.dumps(QUESTIONS))
     rows = [{"questionId": key, "prediction": value} for key, value in PREDICTIONS.items()]
     (tmp_path / "testdev_balanced_predictions.json").write_text(json.dumps(rows))
+    (tmp_path / "merge.jsonl").write_text("{}\n")
     write_provenance(tmp_path / "merge.jsonl", {"items": 5})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["eval_gqa", "--json", "new/scores.json", "--answers", "merge.jsonl"])
@@ -167,6 +169,7 @@ def test_the_command_prints_a_table_and_the_accuracy_last(
     assert result["absent"].keys() == {"consistency", "validity", "plausibility"}
     score = json.loads(provenance_path(tmp_path / "merge.jsonl").read_text())["scores"]["gqa_testdev_balanced_accuracy"]
     assert score == {"value": 60.0, "standard_error": pytest.approx(21.9089), "n": 5}
+    assert read_scores("merge.jsonl")["gqa_testdev_balanced_accuracy"].groups[""]["3"] == (0.0, 1.0)
 
 
 def test_the_command_ends_with_code_2_and_one_line(
