@@ -1,11 +1,9 @@
 """Answers of a driver -> the predictions file of GQA: ``{"questionId", "prediction"}``, lower case, no full stop."""
 
 import argparse
-import json
-from pathlib import Path
 
 from llava.errors import exit_on_user_error
-from llava.eval.records import read_json_lines, require_keys
+from llava.eval.records import read_json_lines, require_keys, write_json
 
 
 def convert(src: str, dst: str) -> None:
@@ -18,9 +16,7 @@ def convert(src: str, dst: str) -> None:
     predictions = [
         {"questionId": answer["question_id"], "prediction": answer["text"].rstrip(".").lower()} for answer in answers
     ]
-    target = Path(dst).expanduser()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(predictions), encoding="utf-8")
+    write_json(dst, predictions)
 
 
 @exit_on_user_error

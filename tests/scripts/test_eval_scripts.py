@@ -66,7 +66,9 @@ def test_gqa_fails_with_a_chunk_and_resumes_to_a_score(assets: Path, gqa_data: P
     picture.write_bytes(good)
     result = gqa(gqa_data, "--max_new_tokens", "4", RESUME="1", **settings)
     assert result.returncode == 0, result.stderr
-    assert re.fullmatch(r"Accuracy: \d+\.\d\d% ± \d+\.\d\d \(n=12\)", result.stdout.splitlines()[-1])
+    *_, accuracy, published = result.stdout.splitlines()
+    assert re.fullmatch(r"Accuracy: \d+\.\d\d% ± \d+\.\d\d \(n=12\)", accuracy)
+    assert re.match(r"GQA: \d+\.\d\d ± \d+\.\d\d \(n=12\) \| LLaVA-v1.5-7B 61.9 ", published)
     merged = [json.loads(line) for line in (answers / "merge.jsonl").read_text().splitlines()]
     assert [answer["question_id"] for answer in merged] == [f"2{number:02}" for number in range(12)]
     assert {answer["model_id"] for answer in merged} == {checkpoint.name}
@@ -111,7 +113,7 @@ def test_help_names_every_variable(gqa_data: Path) -> None:
 
 def with_recorder(tmp_path: Path, python: str) -> tuple[str, ...]:
     """A call of the library's ``answer_questions`` with a ``python`` that is this piece of shell."""
-    call = f"answer_questions q.jsonl {tmp_path} a.driver --image-folder pictures"
+    call = f"answer_questions q.jsonl {tmp_path} {tmp_path}/merge.jsonl a.driver --image-folder pictures"
     return "-c", f"set -euo pipefail; source {LIBRARY}; python() {{ {python} }}\n{call}\necho went on"
 
 
