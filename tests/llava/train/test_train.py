@@ -1,81 +1,19 @@
 """Whole runs of ``train()``: upstream's losses step by step, files written, resumption, refusals."""
 
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 
-from llava import conversation
 from llava.errors import UserError
 from llava.train import train as train_module
 from llava.train.checkpoint import NON_LORA_FILE, PROJECTOR_BIN, PROJECTOR_SAFETENSORS
 from llava.train.llava_trainer import LLaVATrainer
-from llava.train.train import train
-
-
-@pytest.fixture(autouse=True)
-def default_template(monkeypatch):
-    """``--version`` changes a module's variable; put it back after each run."""
-    monkeypatch.setattr(conversation, "default_conversation", conversation.default_conversation)
-
-
-@pytest.fixture
-def run(goldens, assets, tmp_path):
-    """Call ``train()`` with the arguments that a golden run had; keyword arguments replace or add flags."""
-
-    def start(recorded: str, **changes) -> Path:
-        argv = json.loads((goldens / "train" / f"{recorded}.json").read_text())["argv"]
-        flags = dict(zip(argv[::2], argv[1::2], strict=True))
-        if "--pretrain_mm_mlp_adapter" in flags:
-            flags["--pretrain_mm_mlp_adapter"] = str(initial_projector(goldens, recorded, tmp_path))
-        flags["--output_dir"] = str(tmp_path / "out")
-        flags |= {f"--{name}": str(value) for name, value in changes.items()}
-        argv = [part for pair in flags.items() for part in pair]
-        argv = [a.replace("@GOLDENS@/assets", str(assets)).replace("@GOLDENS@", str(goldens)) for a in argv]
-        train(attn_implementation="sdpa", argv=argv)
-        return Path(flags["--output_dir"])
-
-    return start
-
-
-def initial_weights(goldens, recorded):
-    arrays = np.load(goldens / "train" / f"{recorded}_init.npz")
-    return {name: torch.from_numpy(arrays[name]) for name in arrays}
-
-
-def initial_projector(goldens, recorded, folder):
-    path = folder / "init_projector.bin"
-    state = {n.removeprefix("base_model.model."): v for n, v in initial_weights(goldens, recorded).items()}
-    torch.save({name: value for name, value in state.items() if "mm_projector" in name}, path)
-    return path
-
-
-@pytest.fixture
-def recording(monkeypatch):
-    """Record every training step's loss, and the trainer itself."""
-    seen = {"losses": [], "trainers": []}
-    step = LLaVATrainer.training_step
-    built = LLaVATrainer.__init__
-
-    def training_step(self, *args, **kwargs):
-        loss = step(self, *args, **kwargs)
-        seen["losses"].append(loss.item())
-        return loss
-
-    def init(self, *args, **kwargs):
-        built(self, *args, **kwargs)
-        seen["trainers"].append(self)
-
-    monkeypatch.setattr(LLaVATrainer, "training_step", training_step)
-    monkeypatch.setattr(LLaVATrainer, "__init__", init)
-    return seen
 
 
 @pytest.mark.parametrize("recorded", ["pretrain_fp32tower", "finetune_fp32tower", "lora"])
-def test_losses_are_upstreams(recorded, run, recording, goldens, monkeypatch):
+def test_losses_are_upstreams(recorded, run, recording, goldens, recorded_weights, monkeypatch):
     golden = json.loads((goldens / "train" / f"{recorded}.json").read_text())
     order = [index for batch in golden["micro_batches"] for index in batch["indices"]]
     monkeypatch.setattr(LLaVATrainer, "_get_train_sampler", lambda self, dataset=None: order)
@@ -83,7 +21,7 @@ def test_losses_are_upstreams(recorded, run, recording, goldens, monkeypatch):
 
     def with_recorded_weights(self, *args, **kwargs):
         recorded_init(self, *args, **kwargs)
-        _missing, unexpected = self.model.load_state_dict(initial_weights(goldens, recorded), strict=False)
+        _missing, unexpected = self.model.load_state_dict(recorded_weights(recorded), strict=False)
         assert not unexpected
 
     monkeypatch.setattr(LLaVATrainer, "__init__", with_recorded_weights)
