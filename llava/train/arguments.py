@@ -3,11 +3,12 @@
 import os
 import sys
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import torch
 import transformers
 from transformers import HfArgumentParser
+from transformers.trainer_utils import SaveStrategy
 
 from ccra_patch.attanchor import AttAnchorSettings
 from ccra_patch.baselines import BaselineSettings
@@ -60,6 +61,14 @@ class DataArguments:
     bad_image_policy: str = field(
         default="fail", metadata={"help": "A picture that is missing or broken: fail, or skip (dropped and counted)."}
     )
+    eval_data_path: list[str] | None = field(
+        default=None,
+        metadata={"help": "JSON list of validation samples, or several sources: 'vqa=vqa.json ocr=ocr.json'."},
+    )
+    max_masked_share: float = field(
+        default=0.01,
+        metadata={"help": "Do not start when more of the samples looked at than this have nothing to learn from."},
+    )
     # No flags: what the data set must know of the model, once that stands.
     image_processor: Any = field(init=False, default=None)
     mm_use_im_start_end: bool = field(init=False, default=False)
@@ -89,9 +98,20 @@ class TrainingArguments(transformers.TrainingArguments):
         default=False, metadata={"help": "Batches of one modality and of similar length."}
     )
 
-    # Spellings of transformers 4. ``None`` or False means not given.
-    evaluation_strategy: str | None = field(default=None, metadata={"help": "Old name of --eval_strategy."})
-    warmup_ratio: float | None = field(default=None, metadata={"help": "Warm-up as a share of all steps."})
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "Stop after so many evaluations without a better loss; 0 = never."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are no numbers. Training stops at them anyway."}
+    )
+
+    # Spellings of transformers 4 beside the new ones, and flags it dropped.
+    eval_strategy: str = field(
+        default="no", metadata={"aliases": "--evaluation_strategy", "help": "When to evaluate: no, steps or epoch."}
+    )
+    warmup_steps: float = field(
+        default=0, metadata={"aliases": "--warmup_ratio", "help": "Steps of warm-up; below 1, a share of all steps."}
+    )
     group_by_length: bool = field(default=False, metadata={"help": "--train_sampling_strategy group_by_length."})
     no_cuda: bool = field(default=False, metadata={"help": "Old name of --use_cpu."})
     overwrite_output_dir: bool = field(
@@ -100,12 +120,7 @@ class TrainingArguments(transformers.TrainingArguments):
     save_safetensors: bool = field(default=True, metadata={"help": "Weights are always saved as safetensors."})
     logging_dir: str | None = field(default=None, metadata={"help": "TensorBoard folder."})
 
-    _ALIASES: ClassVar[dict[str, str]] = {"evaluation_strategy": "eval_strategy", "warmup_ratio": "warmup_steps"}
-
     def __post_init__(self) -> None:
-        for old, new in self._ALIASES.items():
-            if getattr(self, old) is not None:
-                setattr(self, new, getattr(self, old))
         if self.group_by_length:
             self.train_sampling_strategy = "group_by_length"
         if self.logging_dir is not None:
@@ -118,12 +133,35 @@ class TrainingArguments(transformers.TrainingArguments):
             self.use_cpu = True
         if self.use_cpu:
             self.tf32 = None  # a matter of NVIDIA's tensor cores; upstream's scripts always ask for it
+        if self.early_stopping_patience:
+            self.load_best_model_at_end = True  # the point of stopping is the model from before
+        self._check_evaluation()
         super().__post_init__()
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if launched != self.world_size:
             raise UserError(
                 f"the launcher started {launched} processes, but training sees {self.world_size}: each would train a "
                 "model of its own; add --use_cpu True on a machine without GPU, or start as many processes as GPUs"
+            )
+
+    def _check_evaluation(self) -> None:
+        """Refuse evaluations that cannot do what is asked of them; transformers would lose the best model quietly."""
+        if self.early_stopping_patience < 0:
+            raise UserError(f"--early_stopping_patience is {self.early_stopping_patience}; it must be 0 (never) or up")
+        if not self.load_best_model_at_end:
+            return
+        wish = "--early_stopping_patience" if self.early_stopping_patience else "--load_best_model_at_end"
+        if self.eval_strategy == "no":
+            raise UserError(
+                f"{wish} needs evaluations; add --eval_data_path and --eval_strategy steps --eval_steps (or epoch)"
+            )
+        save, every = SaveStrategy(self.save_strategy).value, self.eval_steps or self.logging_steps
+        in_step = save == self.eval_strategy and (save != "steps" or self.save_steps == every)
+        if save != "best" and not in_step:
+            raise UserError(
+                f"{wish} needs a checkpoint of every evaluated model, but saving ({save}, --save_steps "
+                f"{self.save_steps:g}) is not in step with evaluation ({self.eval_strategy}, --eval_steps {every:g}); "
+                "make them agree, or take --save_strategy best"
             )
 
 
@@ -155,6 +193,11 @@ def _check(model_args: ModelArguments, data_args: DataArguments, training_args: 
         raise UserError("--data_path is missing; give the JSON list of training samples")
     if training_args.output_dir is None:
         raise UserError("--output_dir is missing; give the folder that the run may write to")
+    if bool(data_args.eval_data_path) != (training_args.eval_strategy != "no"):
+        raise UserError(
+            f"--eval_data_path is {data_args.eval_data_path} and --eval_strategy {training_args.eval_strategy}; "
+            "evaluation needs both: the data, and --eval_strategy steps --eval_steps (or epoch)"
+        )
     if data_args.bad_image_policy not in ("fail", "skip"):
         raise UserError(f"--bad_image_policy is {data_args.bad_image_policy!r}; it must be fail or skip")
     if training_args.lora_bias not in ("none", "all", "lora_only"):

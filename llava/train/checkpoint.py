@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from llava.errors import UserError
 from llava.model.adapter import read_weights
 
 logger = logging.getLogger(__name__)
@@ -131,6 +132,16 @@ def load_trained_parts(trainer: Any, checkpoint: str) -> None:
         model.load_state_dict(read_weights(str(folder / NON_LORA_FILE)), strict=False)
     elif is_stage_one(args) and (folder / PROJECTOR_BIN).exists():
         model.load_state_dict(read_weights(str(folder / PROJECTOR_BIN)), strict=False)
+
+
+def load_engine(engine: Any, checkpoint: str) -> None:
+    """Weights, optimizer and schedule of a DeepSpeed engine; frozen weights are not in its checkpoints.
+
+    Raises UserError when ``checkpoint`` was not written by DeepSpeed.
+    """
+    loaded, _ = engine.load_checkpoint(checkpoint, load_module_strict=False)
+    if loaded is None:
+        raise UserError(f"{checkpoint} has no DeepSpeed state; resume it as it was written, without --deepspeed")
 
 
 def safe_save_model_for_hf_trainer(trainer: Any, output_dir: str) -> None:

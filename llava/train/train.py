@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging as hf_logging
 
 from llava.errors import UserError, exit_on_user_error
+<<<<<<< Updated upstream
 from llava.model.utils import fit_generation_config
 from llava.train import run_record
+=======
+from llava.train import preflight, run_record
+>>>>>>> Stashed changes
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
 from llava.train.checkpoint import (
     count_parameters,
@@ -49,6 +53,8 @@ from llava.train.preprocess import (
     preprocess_plain,
     preprocess_v1,
 )
+from llava.train.reporting import SkippedSamples, settle_reporting
+from llava.train.validation import EarlyStopping, build_validation_data
 
 __all__ = [
     "DataArguments",
@@ -117,6 +123,28 @@ def parameter_table(model: Any, args: TrainingArguments) -> str:
     return "\n".join(lines)
 
 
+<<<<<<< Updated upstream
+=======
+def _fit_generation_config(model: Any) -> None:
+    """Vicuna's own generation_config samples without saying so, which transformers refuses to save - after hours."""
+    if model.generation_config is not None:
+        try:
+            model.generation_config.validate(strict=True)
+        except ValueError:
+            model.generation_config.do_sample = True
+
+
+def callbacks(data_args: DataArguments, args: TrainingArguments, collator: Any) -> list[TrainerCallback]:
+    """What the flags ask for beside transformers' own callbacks."""
+    wanted: list[TrainerCallback] = []
+    if data_args.bad_image_policy == "skip":
+        wanted.append(SkippedSamples(collator))
+    if args.early_stopping_patience:
+        wanted.append(EarlyStopping(args.early_stopping_patience))
+    return wanted
+
+
+>>>>>>> Stashed changes
 def train(attn_implementation: str | None = None, argv: list[str] | None = None) -> None:
     """Run the training that the command line (or ``argv``) describes. Raises UserError for a user's mistake."""
     global local_rank
@@ -127,8 +155,10 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
     main_process = training_args.process_index == 0
     if not Path(data_args.data_path).is_file():
         raise UserError(f"--data_path {data_args.data_path} does not exist; give the JSON list of training samples")
+    settle_reporting(training_args)
     record = run_record.describe_run(model_args, data_args, training_args)
     run_record.refuse_foreign_output(training_args.output_dir, record, training_args.overwrite_output_dir)
+    preflight.check_writable(training_args.output_dir)
 
     # 2. Seeds, before anything random is built: projector, LoRA and data order follow them.
     set_seed(training_args.seed)
@@ -166,9 +196,19 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
     if training_args.bits in (4, 8):
         settle_kbit_dtypes(model, training_args)
 
-    # 6. Data, trainer, and a look at what will train.
+    # 6. Data, trainer, and a look at what will train and what would spoil it.
     data_module = make_supervised_data_module(tokenizer=tokenizer, data_args=data_args)
-    trainer = LLaVATrainer(model=model, processing_class=tokenizer, args=training_args, **data_module)
+    data_module["eval_dataset"] = build_validation_data(data_args, tokenizer)
+    trainer = LLaVATrainer(
+        model=model,
+        processing_class=tokenizer,
+        args=training_args,
+        callbacks=callbacks(data_args, training_args, data_module["data_collator"]),
+        **data_module,
+    )
+    if main_process:
+        preflight.check_labels(trainer.train_dataset, trainer.image_tokens, data_args.max_masked_share)
+    preflight.check_saving(trainer)
     if main_process:
         rank0_print(parameter_table(model, training_args))
         if training_args.overwrite_output_dir:

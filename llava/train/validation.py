@@ -1,0 +1,65 @@
+"""Validation while training: several sources, one loss that decides, and the moment to stop."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase
+
+from llava.constants import IGNORE_INDEX
+from llava.errors import UserError
+from llava.train.dataset import LazySupervisedDataset
+
+NAMED = re.compile(r"([\w.-]+)=(.+)")
+
+
+def validation_sources(values: Sequence[str]) -> dict[str, str]:
+    """What ``--eval_data_path`` names: ``{name: path}``, the name empty for a single path without one.
+
+    Raises UserError when several sources are not told apart.
+    """
+    matches = [NAMED.fullmatch(value) for value in values]
+    sources = {match[1] if match else "": match[2] if match else values[i] for i, match in enumerate(matches)}
+    if len(sources) < len(values) or (len(values) > 1 and not all(matches)):
+        raise UserError(
+            f"--eval_data_path {' '.join(values)}: several sources need a name each, such as vqa=vqa.json ocr=ocr.json"
+        )
+    return sources
+
+
+def build_validation_data(data_args: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """What the trainer takes as ``eval_dataset``: one data set, one per named source, or None without a source."""
+    if not data_args.eval_data_path:
+        return None
+    sources = validation_sources(data_args.eval_data_path)
+    datasets = {name: LazySupervisedDataset(path, tokenizer, data_args) for name, path in sources.items()}
+    return datasets.get("", datasets)
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """transformers' own, deaf to what is reported of single sources while the loss over all of them decides."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" in metrics:
+            super().on_evaluate(args, state, control, metrics, **kwargs)
+
+
+class MeanLoss:
+    """The mean over all labels of all ranks; transformers' own is a mean over batches, whatever they hold."""
+
+    def __init__(self, accelerator: Any) -> None:
+        self.accelerator = accelerator
+        self.sums = torch.zeros(2, device=accelerator.device)  # of losses, of labels
+
+    def add(self, loss: Tensor, labels: Tensor, averaged_across_ranks: bool) -> None:
+        """A batch's loss as the trainer gives it: its sum over this rank's ``labels [B, S]`` / the labels per rank."""
+        count = (labels[:, 1:] != IGNORE_INDEX).sum().float()
+        per_rank = self.accelerator.reduce(count.clone(), "mean") if averaged_across_ranks else count
+        self.sums += torch.stack([loss * per_rank, count])
+
+    def value(self) -> float:
+        """The mean so far; 0 without any label."""
+        total, count = self.accelerator.reduce(self.sums.clone()).tolist()
+        return total / max(count, 1)
