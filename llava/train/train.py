@@ -15,12 +15,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging as hf_logging
 
 from llava.errors import UserError, exit_on_user_error
-<<<<<<< Updated upstream
 from llava.model.utils import fit_generation_config
-from llava.train import run_record
-=======
 from llava.train import preflight, run_record
->>>>>>> Stashed changes
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
 from llava.train.checkpoint import (
     count_parameters,
@@ -123,17 +119,6 @@ def parameter_table(model: Any, args: TrainingArguments) -> str:
     return "\n".join(lines)
 
 
-<<<<<<< Updated upstream
-=======
-def _fit_generation_config(model: Any) -> None:
-    """Vicuna's own generation_config samples without saying so, which transformers refuses to save - after hours."""
-    if model.generation_config is not None:
-        try:
-            model.generation_config.validate(strict=True)
-        except ValueError:
-            model.generation_config.do_sample = True
-
-
 def callbacks(data_args: DataArguments, args: TrainingArguments, collator: Any) -> list[TrainerCallback]:
     """What the flags ask for beside transformers' own callbacks."""
     wanted: list[TrainerCallback] = []
@@ -144,7 +129,6 @@ def callbacks(data_args: DataArguments, args: TrainingArguments, collator: Any) 
     return wanted
 
 
->>>>>>> Stashed changes
 def train(attn_implementation: str | None = None, argv: list[str] | None = None) -> None:
     """Run the training that the command line (or ``argv``) describes. Raises UserError for a user's mistake."""
     global local_rank
