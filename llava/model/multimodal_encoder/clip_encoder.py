@@ -17,6 +17,11 @@ from llava.model.multimodal_projector.registry import Layers
 logger = logging.getLogger(__name__)
 
 
+def transformer_of(clip: CLIPVisionModel) -> nn.Module:
+    """The vision transformer: ``clip.vision_model``, or since transformers 5.20 the model itself."""
+    return getattr(clip, "vision_model", clip)
+
+
 class _NamedAsUpstream(nn.Module):
     """Holds a CLIP vision transformer under ``vision_model``, the name it has in every LLaVA checkpoint.
 
@@ -26,7 +31,7 @@ class _NamedAsUpstream(nn.Module):
 
     def __init__(self, clip: CLIPVisionModel) -> None:
         super().__init__()
-        self.vision_model = getattr(clip, "vision_model", clip)
+        self.vision_model = transformer_of(clip)
         self.config = clip.config
 
 
