@@ -58,5 +58,8 @@ def save_whole(model: PreTrainedModel, tokenizer_from: str, folder: str) -> None
 def fit_generation_config(model: PreTrainedModel) -> None:
     """Vicuna's own generation_config samples without saying so, which transformers refuses to save."""
     generation = model.generation_config
-    if generation is not None and (generation.temperature not in (None, 1.0) or generation.top_p not in (None, 1.0)):
-        generation.do_sample = True
+    if generation is not None:
+        try:
+            generation.validate(strict=True)
+        except ValueError:
+            generation.do_sample = True
