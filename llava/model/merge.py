@@ -91,7 +91,7 @@ class Layout:
 
     def at(self, places: Tensor) -> Tensor:
         """The vectors ``[B, n, D]`` that stand at ``places [B, n]``."""
-        return self.vectors[self.source.gather(1, places)]
+        return embedding(self.source.gather(1, places), self.vectors)
 
     def of_tokens(self, values: Tensor) -> Tensor:
         """What the tokens' ``values [B, S]`` are at each place ``[B, L]``; 0 where no token stands."""
