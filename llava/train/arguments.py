@@ -94,6 +94,9 @@ class TrainingArguments(transformers.TrainingArguments):
     lora_weight_path: str = field(default="", metadata={"help": "Accepted for upstream's scripts; unused there too."})
     lora_bias: str = field(default="none", metadata={"help": "none, all or lora_only."})
     mm_projector_lr: float | None = field(default=None, metadata={"help": "Learning rate of the projector alone."})
+    log_consistency: bool = field(
+        default=False, metadata={"help": "Log how consistent CCRA's layers are (the paper's Table 2) with the loss."}
+    )
     group_by_modality_length: bool = field(
         default=False, metadata={"help": "Batches of one modality and of similar length."}
     )

@@ -26,6 +26,7 @@ from llava.train.checkpoint import (
     maybe_zero_3,
     safe_save_model_for_hf_trainer,
 )
+from llava.train.consistency_logging import ConsistencyLogging
 from llava.train.dataset import (
     DataCollatorForSupervisedDataset,
     LazySupervisedDataset,
@@ -190,6 +191,8 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
         callbacks=callbacks(data_args, training_args, data_module["data_collator"]),
         **data_module,
     )
+    if training_args.log_consistency:
+        trainer.add_callback(ConsistencyLogging(trainer))
     if main_process:
         preflight.check_labels(trainer.train_dataset, trainer.image_tokens, data_args.max_masked_share)
     preflight.check_saving(trainer)
