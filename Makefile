@@ -21,7 +21,7 @@ TORCH_STAMP := $(STAMPS)/torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d '
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  ARGS="..." reaches the program behind a target; variables on the command line reach the scripts:'
 	@echo '  make eval-gqa CKPT=./checkpoints/llava-v1.5-7b-ccra'
@@ -34,7 +34,7 @@ demo: $(STAMPS)/demo ## train and evaluate CCRA on Easy-VQA, CPU, under 15 minut
 	$(IN_VENV) bash playground/tiny/demo.sh $(ARGS)
 
 .PHONY: test
-test: $(STAMPS)/dev,train,demo ## run the tests
+test: $(STAMPS)/dev,train,demo,eval ## run the tests
 	$(BIN)/python -m pytest $(TEST_ARGS) $(ARGS)
 
 .PHONY: lint
@@ -57,8 +57,53 @@ bench: $(STAMPS)/base ## time and memory of the projectors
 	$(BIN)/python benchmarks/projectors.py $(ARGS)
 
 .PHONY: eval-gqa
-eval-gqa: $(STAMPS)/base ## evaluate a checkpoint on GQA (CKPT=..., DATA=...)
-	$(IN_VENV) bash scripts/v1_5/eval/gqa.sh $(ARGS)
+eval-gqa: $(STAMPS)/base ## evaluate a checkpoint on GQA (every eval-* takes CKPT=..., DATA=...)
+
+.PHONY: eval-sqa
+eval-sqa: $(STAMPS)/eval ## ScienceQA, and its subset with pictures
+
+.PHONY: eval-textvqa
+eval-textvqa: $(STAMPS)/eval ## TextVQA
+
+.PHONY: eval-vizwiz
+eval-vizwiz: $(STAMPS)/eval ## VizWiz: the file for its server, or a score (ANNOTATIONS=...)
+
+.PHONY: eval-mmbench
+eval-mmbench: $(STAMPS)/eval ## MMBench: the upload file, and scores on dev
+
+.PHONY: eval-mmvet
+eval-mmvet: $(STAMPS)/eval ## MM-Vet, marked by a judge if there is one (OPENAI_API_KEY)
+
+.PHONY: eval-seed
+eval-seed: $(STAMPS)/eval ## SEED-Bench, over pictures and over videos
+
+.PHONY: eval-mmmu
+eval-mmmu: $(STAMPS)/eval ## MMMU
+
+.PHONY: eval-mme
+eval-mme: $(STAMPS)/eval ## MME: perception and cognition
+
+.PHONY: eval-pope
+eval-pope: $(STAMPS)/eval ## POPE
+
+.PHONY: eval-vqav2
+eval-vqav2: $(STAMPS)/eval ## VQAv2: the file for its server, or a score (ANNOTATIONS=...)
+
+.PHONY: eval-amber
+eval-amber: $(STAMPS)/eval ## AMBER
+
+.PHONY: eval-hallusion
+eval-hallusion: $(STAMPS)/eval ## HallusionBench (JUDGE=1: by a judge)
+
+.PHONY: eval-text
+eval-text: $(STAMPS)/eval ## any LLaVA-format JSON: validation loss and text metrics (DATA=..., IMAGES=...)
+
+.PHONY: eval-all
+eval-all: $(STAMPS)/eval ## all benchmarks that are there (EVAL_DATA=...), one line each beside the papers' rows
+
+EVALUATIONS := $(patsubst scripts/v1_5/eval/%.sh,eval-%,$(wildcard scripts/v1_5/eval/*.sh))
+$(EVALUATIONS): eval-%:
+	$(IN_VENV) bash scripts/v1_5/eval/$*.sh $(ARGS)
 
 .PHONY: docs
 docs: $(STAMPS)/docs ## build the site from docs/ into site/; a warning is an error

@@ -38,8 +38,12 @@ EXTRAS = {
     ],
     "eval": [
         "pandas>=2.2,<4",  # MMBench tables
+        "pyarrow>=16",  # MMMU's parquet files; any that pandas takes
         "openpyxl>=3.1,<4",  # MMBench upload files are xlsx
-        "openai>=1.40,<4",  # GPT judges, imported only when asked for
+        "openai>=1.40,<4",  # judges, imported only when asked for
+        "editdistance>=0.8,<1",  # ANLS
+        "pycocoevalcap>=1.2,<2",  # BLEU, CIDEr, ROUGE-L, and METEOR where there is Java
+        "bert-score>=0.3.13,<0.4",  # BERTScore; 0.3.13 was run with transformers 5.23
     ],
     "demo": [
         "easy-vqa>=1.0,<2",  # the pictures and questions of the demo

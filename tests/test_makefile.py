@@ -21,7 +21,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_is_the_default_and_lists_every_target() -> None:
     result = make()
     assert result.returncode == 0
-    listed = set(re.findall(r"^  ([a-z-]+)  +\S", result.stdout, flags=re.MULTILINE))
+    listed = set(re.findall(r"^  ([a-z0-9-]+)  +\S", result.stdout, flags=re.MULTILINE))
     assert listed == TARGETS
     assert {"help", "setup", "demo", "test", "lint", "format", "typecheck", "bench", "eval-gqa", "clean"} <= TARGETS
 
@@ -43,6 +43,8 @@ def test_setup_refuses_an_old_python(tmp_path: Path) -> None:
         ("test", "-m pytest -n 2 --dist loadscope --flag"),
         ("bench", "python benchmarks/projectors.py --flag"),
         ("eval-gqa", "bash scripts/v1_5/eval/gqa.sh --flag"),
+        ("eval-vqav2", "bash scripts/v1_5/eval/vqav2.sh --flag"),
+        ("eval-all", "bash scripts/v1_5/eval/all.sh --flag"),
     ],
 )
 def test_arguments_reach_the_program(tmp_path: Path, target: str, command: str) -> None:
