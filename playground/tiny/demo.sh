@@ -73,7 +73,8 @@ export MODEL VISION_TOWER IMAGE_FOLDER=$data/images
 MODEL=$(folder_of language_model)
 VISION_TOWER=$(folder_of clip)
 
-stage pretrain scripts/v1_5/pretrain.sh DATA="$data/pretrain.json" BATCH_SIZE=32 LEARNING_RATE=2e-3
+stage pretrain scripts/v1_5/pretrain.sh DATA="$data/pretrain.json" \
+    BATCH_SIZE=32 EPOCHS=2 LEARNING_RATE=2e-3
 adapter=$trained/mm_projector.bin
 
 finetune() { # finetune PROJECTOR

@@ -69,6 +69,11 @@ class Question:
         return re.search(r"\b(no|not)\b", self.text) is not None
 
     @property
+    def is_affirmed(self) -> bool:
+        """A yes-or-no question whose answer says that the thing is there: "is there not a red shape?" - "no"."""
+        return self.asks_yes_or_no and (self.answer == "yes") != self.is_negated
+
+    @property
     def is_about_color(self) -> bool:
         return "color" in self.text if not self.asks_yes_or_no else bool(words_of(self.text, COLORS))
 
@@ -109,7 +114,7 @@ def facts_of(questions: Iterable[Question]) -> Facts:
     for question in questions:
         if not question.asks_yes_or_no:
             stated |= words_of(f"{question.text} {question.answer}", COLORS + SHAPES)
-        elif (question.answer == "yes") != question.is_negated:
+        elif question.is_affirmed:
             stated |= words_of(question.text, COLORS + SHAPES)
     colors, shapes = sorted(stated & set(COLORS)), sorted(stated & set(SHAPES))
     if len(colors) > 1 or len(shapes) > 1:

@@ -23,7 +23,7 @@ from playground.tiny.clip import batches
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and the course of training; ``steps`` counts updates.
+    """Sizes and the course of training; ``steps`` counts updates, ``repeats`` is that of ``text.told_samples``.
 
     ``init_range`` is 1/sqrt(width) and not Llama's 0.02: comparing two words is then learned in a third of the steps.
     """
@@ -33,8 +33,8 @@ class Recipe:
     layers: int = 3
     heads: int = 8
     init_range: float = 0.088
-    questions: int = 3
-    steps: int = 900
+    repeats: int = 6
+    steps: int = 1_400
     batch_size: int = 16
     learning_rate: float = 1.5e-3
 
@@ -94,7 +94,7 @@ def make(folder: Path, data: Path, tokenizer_folder: Path, recipe: Recipe) -> No
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         model = LlamaForCausalLM(llama_config(recipe, tokenizer))
-    train(model, encode(text.told_samples(data, recipe.questions), tokenizer), recipe)
+    train(model, encode(text.told_samples(data, recipe.repeats), tokenizer), recipe)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
