@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 import ccra_patch.register  # noqa: F401
 from ccra_patch.settings import CCRASettings
 from llava import conversation
+from llava.mm_utils import tokenizer_image_token
+from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.multimodal_projector.registry import ProjectorSpec, registered_projectors
 from llava.train.arguments import parse_arguments
@@ -150,6 +152,33 @@ EXPECTED = {
         "deepspeed": "./scripts/zero2.json",
         "report_to": ["tensorboard"],
     },
+    # The paper's values for LLaVA-7B.
+    "v1_5/finetune_attanchor.sh": V15_STAGE_2
+    | {
+        "model_name_or_path": "liuhaotian/llava-v1.5-7b",
+        "mm_attanchor_direction": "text_into_image",
+        "mm_attanchor_tau": 0.12,
+        "lora_enable": True,
+        "lora_r": 8,
+        "lora_alpha": 16,
+        "mm_projector_lr": 2e-5,
+        "data_path": "./playground/data/llava_v1_5_mix665k_train.json",
+        "eval_data_path": ["./playground/data/llava_v1_5_mix665k_val.json"],
+        "eval_strategy": "steps",
+        "eval_steps": 1000,
+        "save_steps": 1000,
+        "early_stopping_patience": 10,
+        "output_dir": "./checkpoints/llava-v1.5-7b-attanchor",
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 4,
+        "num_train_epochs": 2,
+        "learning_rate": 2e-4,
+        "bf16": False,
+        "fp16": True,
+        "optim": "paged_adamw_8bit",
+        "deepspeed": None,
+        "report_to": ["tensorboard"],
+    },
     "pretrain.sh": LEGACY
     | {
         "version": "plain",
@@ -232,7 +261,7 @@ def test_the_trainer_reads_upstreams_values(name: str) -> None:
     flags = flags_of(command_of(name, **EIGHT))
     expected = EVERYWHERE | EXPECTED[name]
     # Parsed apart: a live DeepSpeed config would change how transformers loads models in all tests after this one.
-    assert flags.pop("--deepspeed") == expected.pop("deepspeed")
+    assert flags.pop("--deepspeed", None) == expected.pop("deepspeed")
     words = [word for pair in flags.items() for word in pair]
 
     parsed: dict[str, object] = {}
@@ -658,6 +687,32 @@ def test_the_recipe_trains_a_tiny_model(tiny: dict[str, str], tmp_path: Path) ->
     assert config["mm_projector_type"] == "ccra"
     assert config["mm_ccra_hidden_dim"] == 8
     assert len(losses_of(tmp_path / "out")) == 2
+
+
+@pytest.mark.slow
+def test_attanchors_recipe_trains_a_tiny_model_that_remembers_it(tiny: dict[str, str], tmp_path: Path) -> None:
+    """LoRA, validation at every step, the best model kept; the checkpoint regroups tokens without being told again."""
+    variables = tiny | {
+        "MM_ATTANCHOR_TAU": "-1",
+        "EVAL_DATA": tiny["DATA"],
+        "SAVE_STEPS": "1",
+        "PATIENCE": "5",
+        "FP16": "",
+        "OPTIM": "",
+    }
+    result = run_script("v1_5/finetune_attanchor.sh", "--max_steps", "2", cwd=tmp_path, **variables)
+    assert result.returncode == 0, result.stderr
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert sum("eval_loss" in entry for entry in history) == 2
+
+    tokenizer, model, _, _ = load_pretrained_model(str(tmp_path / "out"), tiny["MODEL"], "llava_lora", device="cpu")
+    assert model.config.mm_attanchor_direction == "text_into_image"
+    assert model.config.mm_attanchor_tau == -1
+    ids = tokenizer_image_token("USER: <image>\nWhich colour? ASSISTANT:", tokenizer, return_tensors="pt").unsqueeze(0)
+    images = torch.zeros(1, 3, 28, 28)
+    with_copies = model(ids, images=images).logits.shape[1]
+    model.config.mm_attanchor_tau = 1
+    assert with_copies > model(ids, images=images).logits.shape[1] == ids.shape[1] + 15
 
 
 # Layers that the tiny tower has, for each method that CCRA is compared with.

@@ -9,6 +9,8 @@
 #   ADAPTER            mm_projector.bin to start the projector from
 #   DATA               JSON list of samples
 #   IMAGE_FOLDER       folder that the samples' "image" paths start from
+#   EVAL_DATA          JSON list of validation samples, evaluated every SAVE_STEPS ("vqa=vqa.json ocr=ocr.json": several)
+#   PATIENCE           with EVAL_DATA: stop after so many evaluations without a better loss, and keep the best model
 #   OUTPUT             folder for checkpoints and the final weights
 #
 #   BATCH_SIZE         samples per device and step
@@ -16,13 +18,14 @@
 #   GLOBAL_BATCH       samples per update; sets GRAD_ACCUM = GLOBAL_BATCH / (BATCH_SIZE x NUM_PROCESSES)
 #   EPOCHS, LEARNING_RATE, SAVE_STEPS, SEED, MODEL_MAX_LENGTH [2048]
 #   WARMUP_RATIO [0.03], LR_SCHEDULER [cosine], WEIGHT_DECAY [0.], SAVE_TOTAL_LIMIT [1], LOGGING_STEPS [1]
-#   BF16 [True], TF32 [True], GRADIENT_CHECKPOINTING [True]
+#   BF16 [True], FP16, TF32 [True], GRADIENT_CHECKPOINTING [True], OPTIM [adamw_torch]
 #   WORKERS [4]        processes that load pictures, per device
 #   REPORT_TO          wandb, tensorboard or none
 #   MM_VISION_SELECT_LAYER [-2], IMAGE_ASPECT_RATIO, MM_PROJECTOR_LR
 #   LORA_ENABLE, LORA_R, LORA_ALPHA, BITS
 #   MM_<PROJECTOR>_*   settings of the chosen projector; each becomes the flag of its name, its words the flag's values:
 #                      PROJECTOR=ccra MM_CCRA_SIGMA=2, PROJECTOR=mmfuser MM_MMFUSER_LAYERS="3 8 13 18"
+#   MM_ATTANCHOR_*     AttAnchor's settings, with any projector, likewise: MM_ATTANCHOR_DIRECTION=text_into_image
 #
 #   LAUNCHER           deepspeed [default], torchrun, or python (one process, no DeepSpeed)
 #   DEEPSPEED          DeepSpeed config; empty switches DeepSpeed off (LAUNCHER=python: empty unless set)
@@ -130,15 +133,30 @@ flag() { # flag NAME VALUE: one flag of the trainer, left out when the value is 
     fi
 }
 
-projector_flags() { # a flag for each variable that begins with the projector's name, one value per word
-    local prefix name values
-    prefix=MM_$(tr '[:lower:]' '[:upper:]' <<<"${PROJECTOR-}")_
-    for name in $(compgen -A variable "$prefix"); do
-        read -r -a values <<<"${!name}"
-        if ((${#values[@]})); then
-            arguments+=("--$(tr '[:upper:]' '[:lower:]' <<<"$name")" "${values[@]}")
-        fi
+list_flag() { # list_flag NAME VALUES: likewise, one value per word
+    local values
+    read -r -a values <<<"$2"
+    if ((${#values[@]})); then
+        arguments+=("$1" "${values[@]}")
+    fi
+}
+
+setting_flags() { # setting_flags PREFIX: a flag for each variable that begins with it
+    local name
+    for name in $(compgen -A variable "$1"); do
+        list_flag "--$(tr '[:upper:]' '[:lower:]' <<<"$name")" "${!name}"
     done
+}
+
+validation_flags() { # with EVAL_DATA: a checkpoint of every evaluated model, so that the best one can be kept
+    if [[ -z ${EVAL_DATA-} ]]; then
+        flag --evaluation_strategy no
+        return
+    fi
+    list_flag --eval_data_path "$EVAL_DATA"
+    flag --evaluation_strategy steps
+    flag --eval_steps "$SAVE_STEPS"
+    flag --early_stopping_patience "${PATIENCE-}"
 }
 
 collect_arguments() {
@@ -156,7 +174,8 @@ collect_arguments() {
     flag --image_folder "$IMAGE_FOLDER"
     flag --vision_tower "$VISION_TOWER"
     flag --mm_projector_type "${PROJECTOR-}"
-    projector_flags
+    setting_flags "MM_$(tr '[:lower:]' '[:upper:]' <<<"${PROJECTOR-}")_"
+    setting_flags MM_ATTANCHOR_
     flag --pretrain_mm_mlp_adapter "${ADAPTER-}"
     flag --tune_mm_mlp_adapter "${TUNE_MM_MLP_ADAPTER-}"
     flag --mm_vision_select_layer "${MM_VISION_SELECT_LAYER--2}"
@@ -166,13 +185,15 @@ collect_arguments() {
     flag --group_by_modality_length "${GROUP_BY_MODALITY_LENGTH-}"
 
     flag --bf16 "${BF16-True}"
+    flag --fp16 "${FP16-}"
     flag --tf32 "${TF32-True}"
+    flag --optim "${OPTIM-}"
     flag --output_dir "$OUTPUT"
     flag --num_train_epochs "${EPOCHS-1}"
     flag --per_device_train_batch_size "$BATCH_SIZE"
     flag --per_device_eval_batch_size 4
     flag --gradient_accumulation_steps "$GRAD_ACCUM"
-    flag --evaluation_strategy no
+    validation_flags
     flag --save_strategy steps
     flag --save_steps "$SAVE_STEPS"
     flag --save_total_limit "${SAVE_TOTAL_LIMIT-1}"
@@ -269,6 +290,10 @@ check_inputs() {
     samples=$(value_of --data_path)
     [[ -f $samples ]] || complain "DATA=$samples: no such file (looked in $ROOT);" \
         "put the samples there, or set DATA to a JSON list of samples"
+    for samples in ${EVAL_DATA-}; do
+        [[ -f ${samples#*=} ]] || complain "EVAL_DATA=$samples: no such file (looked in $ROOT);" \
+            "put validation samples there, or set EVAL_DATA='' to train without validation"
+    done
     images=$(value_of --image_folder)
     [[ -z $images || -d $images ]] || complain "IMAGE_FOLDER=$images: no such folder (looked in $ROOT);" \
         "set IMAGE_FOLDER to the folder that the samples' image paths start from"
