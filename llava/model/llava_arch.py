@@ -258,6 +258,18 @@ class LlavaMetaForCausalLM(ABC):
         turns = number_turns(input_ids, valid, self._query_markers("AttAnchor"), query)
         return layout, find_matches(layout, turns, direction)
 
+    def lay_out_prompt(
+        self, input_ids: Tensor, attention_mask: Tensor | None, images: Tensor | list[Tensor], image_sizes: Any = None
+    ) -> Layout:
+        """Which vector the language model sees at which place, anchors included; arguments as for ``forward``."""
+        valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        settings = attanchor_settings(self.config)
+        layout = self._lay_out(input_ids, valid, images, image_sizes, think_id_of(self.config, settings))
+        if settings.mm_attanchor_direction == "off":
+            return layout
+        turns = number_turns(input_ids, valid, self._query_markers("AttAnchor"), settings.mm_attanchor_query)
+        return insert_anchors(layout, turns, settings)
+
     def prepare_inputs_labels_for_multimodal(
         self,
         input_ids: Any,
@@ -284,14 +296,7 @@ class LlavaMetaForCausalLM(ABC):
         if self.get_vision_tower() is None or images is None or decoding:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
 
-        valid = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        settings = attanchor_settings(self.config)
-        layout = self._lay_out(input_ids, valid, images, image_sizes, think_id_of(self.config, settings))
-        if settings.mm_attanchor_direction != "off":
-            markers = self._query_markers("AttAnchor")
-            turns = number_turns(input_ids, valid, markers, settings.mm_attanchor_query)
-            layout = insert_anchors(layout, turns, settings)
-        merged = layout.arrange(
+        merged = self.lay_out_prompt(input_ids, attention_mask, images, image_sizes).arrange(
             torch.full_like(input_ids, IGNORE_INDEX) if labels is None else labels,
             max_length=None if for_generation else getattr(self.config, "tokenizer_model_max_length", None),
             padding_side="left" if for_generation else getattr(self.config, "tokenizer_padding_side", "right"),
