@@ -17,7 +17,7 @@ from llava.model.multimodal_projector.registry import Layers
 logger = logging.getLogger(__name__)
 
 
-def transformer_of(clip: CLIPVisionModel) -> nn.Module:
+def transformer_of(clip: CLIPVisionModel) -> Any:
     """The vision transformer: ``clip.vision_model``, or since transformers 5.20 the model itself."""
     return getattr(clip, "vision_model", clip)
 
