@@ -86,7 +86,7 @@ def is_stage_one(args: Any) -> bool:
 def projector_keys(args: Any) -> tuple[str, ...]:
     """Parts of names that belong into an adapter file; with start/end tokens the input embeddings do too."""
     with_tokens = is_stage_one(args) and getattr(args, "use_im_start_end", False)
-    return ("mm_projector", "image_newline", *(("embed_tokens", "embed_in") if with_tokens else ()))
+    return ("mm_projector", "image_newline", *(("embed_tokens", "embed_in", "wte") if with_tokens else ()))
 
 
 def save_projector(state: Mapping[str, Tensor], folder: Path, config: Any, step: int) -> None:

@@ -6,14 +6,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llava import conversation
 from llava.attanchor.switch import record_attanchor
 from llava.errors import UserError
-from llava.model.builder import find_file, load_config, read_json
+from llava.model.builder import find_file, load_config, read_json, supported_attention
 from llava.model.multimodal_projector.registry import needs_of
+from llava.model.vocabulary import fit_vocabulary
 from llava.query_markers import query_markers
 from llava.tokenization import load_tokenizer
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
@@ -55,11 +56,14 @@ def load_language_model(
     if training_args.bits in (4, 8):
         load_args |= _quantised(training_args)
     if model_args.vision_tower is None:
-        return LlamaForCausalLM.from_pretrained(path, **load_args)
+        return AutoModelForCausalLM.from_pretrained(path, **load_args)
     config_file = find_file(path, "config.json")
     if config_file is None:
         raise UserError(f"--model_name_or_path {path} has no config.json; give a model's folder or a hub name")
     config, model_class = load_config(read_json(config_file), path)
+    if "mpt" in config.model_type:  # noted as upstream does; transformers' MPT has one implementation of its own
+        config.attn_config.attn_impl = training_args.mpt_attn_impl
+    load_args["attn_implementation"] = supported_attention(model_class, attn_implementation)
     return model_class.from_pretrained(path, config=config, **load_args)
 
 
@@ -76,8 +80,8 @@ def _quantised(training_args: TrainingArguments) -> dict[str, Any]:
         options = {"load_in_4bit": True, "bnb_4bit_quant_type": training_args.quant_type}
         options |= {"bnb_4bit_use_double_quant": training_args.double_quant}
         options |= {"bnb_4bit_compute_dtype": compute_dtype(training_args)}
-    # The skip list holds for both widths, whatever its name says: the projector stays whole.
-    quantization = BitsAndBytesConfig(llm_int8_skip_modules=["mm_projector"], **options)
+    # The skip list holds for both widths, whatever its name says.
+    quantization = BitsAndBytesConfig(llm_int8_skip_modules=["mm_projector", "vision_tower"], **options)
     return {"device_map": {"": training_args.device}, "quantization_config": quantization}
 
 
@@ -114,11 +118,7 @@ def smart_tokenizer_and_embedding_resize(
 ) -> None:
     """Add special tokens; their rows start at the mean of the old ones."""
     num_new = tokenizer.add_special_tokens(special_tokens_dict)
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    if num_new:
-        for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
-            weight = embeddings.weight.data
-            weight[-num_new:] = weight[:-num_new].mean(dim=0, keepdim=True)
+    fit_vocabulary(model, len(tokenizer), num_new)
 
 
 def build_tokenizer(
