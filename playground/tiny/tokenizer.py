@@ -3,6 +3,7 @@
 Llama's own ``tokenizer.model`` may not be shipped, and its 32,000 rows of embeddings would be most of a tiny model.
 """
 
+import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,10 +31,12 @@ def lines_of(corpus: list[str]) -> Iterator[str]:
 
 def train(folder: Path, corpus: list[str], recipe: Recipe) -> None:
     """Write ``tokenizer.model`` and its configuration into the existing ``folder``."""
-    prefix = folder / "tokenizer"
+    model_file = folder / "tokenizer.model"
+    # A writer and not a path: sentencepiece would write the path into the model, and each build would be another.
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=lines_of(corpus),
-        model_prefix=str(prefix),
+        model_writer=model,
         vocab_size=recipe.vocab_size,
         # From here on: what Llama's tokenizer.model says about itself.
         model_type="bpe",
@@ -50,9 +53,9 @@ def train(folder: Path, corpus: list[str], recipe: Recipe) -> None:
         num_threads=1,  # more threads may count in another order
         minloglevel=2,
     )
-    prefix.with_suffix(".vocab").unlink()  # a listing for people that no tokenizer folder on the hub carries
+    model_file.write_bytes(model.getvalue())
     tokenizer = LlamaTokenizer(
-        str(prefix.with_suffix(".model")),
+        str(model_file),
         legacy=False,  # as Vicuna-1.5
         pad_token="<unk>",
         padding_side="right",

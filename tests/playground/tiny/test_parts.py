@@ -106,6 +106,11 @@ def test_tokenizer_has_llamas_layout(tokenizer_folder: Path) -> None:
     assert tokenizer.decode(tokenizer("größer ☃").input_ids, skip_special_tokens=True) == "größer ☃"
 
 
+def test_tokenizer_is_the_same_in_each_build(tmp_path: Path, tokenizer_folder: Path, data: Path) -> None:
+    again = tokenizer.build(tmp_path, data, tokenizer.Recipe(vocab_size=500))
+    assert (again / "tokenizer.model").read_bytes() == (tokenizer_folder / "tokenizer.model").read_bytes()
+
+
 def test_each_answer_is_one_token(tokenizer_folder: Path) -> None:
     """Then the loss weighs all answers alike, and an answer needs one step of decoding."""
     tokenizer = load_tokenizer(str(tokenizer_folder))
