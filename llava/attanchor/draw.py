@@ -15,7 +15,6 @@ from llava.eval.items import open_image, render_prompt
 from llava.mm_utils import get_anyres_image_grid_shape, process_images, tokenize_with_images
 
 
-@torch.inference_mode()
 def find_pins(loaded: Loaded, pictures: Sequence[Image.Image], question: str, conv_mode: str) -> list[PinnedPicture]:
     """Ask about pictures, which stand in front of the question, and see which tokens AttAnchor brings together.
 
@@ -25,9 +24,19 @@ def find_pins(loaded: Loaded, pictures: Sequence[Image.Image], question: str, co
     Raises:
         UserError: when a projector's tokens are not one for each patch.
     """
-    model, settings = loaded.model, loaded.settings
     text = f"{DEFAULT_IMAGE_TOKEN}\n" * len(pictures) + question
-    prompt = render_prompt(text, conv_mode, getattr(model.config, "mm_use_im_start_end", False))
+    prompt = render_prompt(text, conv_mode, getattr(loaded.model.config, "mm_use_im_start_end", False))
+    settings = loaded.settings
+    return [
+        PinnedPicture(question, picture, pins, settings.mm_attanchor_direction, settings.mm_attanchor_tau)
+        for picture, pins in zip(pictures, pins_in_prompt(loaded, pictures, prompt), strict=True)
+    ]
+
+
+@torch.inference_mode()
+def pins_in_prompt(loaded: Loaded, pictures: Sequence[Image.Image], prompt: str) -> list[list[Pin]]:
+    """The pins on each picture of a prompt with as many ``<image>``. Raises UserError as :func:`find_pins`."""
+    model, settings = loaded.model, loaded.settings
     ids, spans = tokenize_with_images(prompt, loaded.tokenizer)
     layout, matches = model.find_anchors(
         torch.tensor([ids], device=model.device),
@@ -55,10 +64,7 @@ def find_pins(loaded: Loaded, pictures: Sequence[Image.Image], question: str, co
         start, end = spans[token]
         pin = Pin(prompt[start:end].strip(), token, boxes[index](numbers[vector]), similarity)
         per_picture[index].append(pin)
-    return [
-        PinnedPicture(question, picture, pins, settings.mm_attanchor_direction, settings.mm_attanchor_tau)
-        for picture, pins in zip(pictures, per_picture, strict=True)
-    ]
+    return per_picture
 
 
 def _patch_boxes(loaded: Loaded, picture: Image.Image, count: int) -> Callable[[int], Box]:
