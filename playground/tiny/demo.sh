@@ -21,7 +21,7 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export LAUNCHER=python REPORT_TO=none WORKERS=1 BF16=False GRADIENT_CHECKPOINTING=False SAVE_STEPS=1000 LOGGING_STEPS=25
 
 say() {
-    printf '\n== %s\n' "$*" >&2
+    printf '\n== %d:%02d  %s\n' $((SECONDS / 60)) $((SECONDS % 60)) "$*" >&2
 }
 
 code_of() { # code_of PATH...: the source that decides what a run computes
