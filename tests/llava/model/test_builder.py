@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from llava.errors import UserError
 from llava.mm_utils import process_images, tokenizer_image_token
+from llava.model import builder
 from llava.model.builder import load_pretrained_model
 
 CASES = {
@@ -17,6 +19,7 @@ CASES = {
     "asset_bin": ("llava_tiny_mlp2x_gelu_bin", False),
     "pretrain_plus_base": ("llava-tiny-pretrain", True),
     "lora_plus_base": ("llava-tiny-lora", True),
+    "imstartend": ("llava-tiny-imstartend", False),
 }
 
 
@@ -31,8 +34,9 @@ def checkpoints(assets, goldens, tmp_path_factory):
         for file in (root / folder.name).glob("*.json"):
             file.write_text(file.read_text().replace("@GOLDENS@/assets", str(assets)))
     for folder, needs_base in CASES.values():
-        if not needs_base:
+        if not needs_base and not (root / folder).exists():
             (root / folder).symlink_to(assets / folder)
+    shutil.copy(assets / "tokenizer.model", root / "llava-tiny-imstartend")
     return root
 
 
@@ -117,3 +121,65 @@ def test_unknown_arguments_are_type_errors(checkpoints):
     """lmms-eval tries ``multimodal=True`` and relies on it."""
     with pytest.raises(TypeError, match="multimodal"):
         load(checkpoints / "llava_tiny_mlp2x_gelu", multimodal=True)
+
+
+def test_a_lora_with_more_tokens_than_its_base(checkpoints, assets, tmp_path):
+    """Their rows were not trained, so they are where training began: at the mean of the base's (defect M10)."""
+    lora = tmp_path / "llava-lora-grown"
+    shutil.copytree(checkpoints / "llava-tiny-lora", lora)
+    config = json.loads((lora / "config.json").read_text())
+    (lora / "config.json").write_text(json.dumps(config | {"vocab_size": 1502, "mm_use_im_start_end": True}))
+    tokenizer, model, _, _ = load(lora, assets / "vicuna_tiny")
+    assert len(tokenizer) == 1502
+    before = load_file(assets / "vicuna_tiny" / "model.safetensors")
+    for weight, name in (
+        (model.get_input_embeddings().weight, "model.embed_tokens.weight"),
+        (model.get_output_embeddings().weight, "lm_head.weight"),
+    ):
+        torch.testing.assert_close(weight[:1500].detach(), before[name])
+        torch.testing.assert_close(weight[1500:].detach(), before[name].mean(dim=0).expand(2, -1))
+
+
+def test_a_lora_without_its_projector_is_refused(checkpoints, assets, tmp_path):
+    lora = tmp_path / "llava-lora"
+    shutil.copytree(checkpoints / "llava-tiny-lora", lora)
+    (lora / "non_lora_trainables.bin").unlink()
+    with pytest.raises(UserError, match=r"neither the base model nor .* has 'model\.mm_projector\.0\.bias'"):
+        load(lora, assets / "vicuna_tiny")
+    # Where the base is a LLaVA itself, nothing is missing.
+    _, model, _, _ = load(lora, assets / "llava_tiny_mlp2x_gelu")
+    whole = load_file(assets / "llava_tiny_mlp2x_gelu" / "model.safetensors")
+    projector = model.get_model().mm_projector[0].weight.detach()
+    torch.testing.assert_close(projector, whole["model.mm_projector.0.weight"])
+
+
+def test_a_config_of_the_old_name(checkpoints, tmp_path):
+    """``llava``, before transformers took it for a class of its own."""
+    old = tmp_path / "llava-old"
+    shutil.copytree(checkpoints / "llava_tiny_mlp2x_gelu", old)
+    config = json.loads((old / "config.json").read_text())
+    legacy = {"mm_resampler_type": None, "tune_mm_vision_resampler": False, "unfreeze_mm_vision_tower": False}
+    (old / "config.json").write_text(json.dumps(config | legacy | {"model_type": "llava", "max_length": 4096}))
+    _, model, _, _ = load(old)
+    assert type(model).__name__ == "LlavaLlamaForCausalLM"
+    assert model.config.mm_resampler_type is None
+
+
+@pytest.mark.parametrize("bits", [{"load_8bit": True}, {"load_4bit": True}])
+def test_quantisation_says_what_it_needs(bits, checkpoints, monkeypatch):
+    monkeypatch.setattr(builder, "is_bitsandbytes_available", lambda: False)
+    with pytest.raises(UserError, match="need bitsandbytes; install it with: pip install bitsandbytes"):
+        load(checkpoints / "llava_tiny_mlp2x_gelu", **bits)
+
+
+def test_shards(checkpoints, tmp_path):
+    """What transformers writes for large models: shards and an index, under upstream's names."""
+    tokenizer, model, _, _ = load(checkpoints / "llava_tiny_mlp2x_gelu")
+    model.save_pretrained(tmp_path, max_shard_size="200KB")
+    tokenizer.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    assert len(set(index.values())) > 3
+    assert set(index) == set(load_file(checkpoints / "llava_tiny_mlp2x_gelu" / "model.safetensors"))
+    _, again, _, _ = load(tmp_path)
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
