@@ -10,7 +10,9 @@ Needs torch and einops; knows nothing of llava, except in :mod:`ccra_patch.regis
 * :mod:`~ccra_patch.stack`, :mod:`~ccra_patch.lean`: the layer stack in two reads, and nothing else of its size
 * :mod:`~ccra_patch.query`: which tokens are the question
 * :mod:`~ccra_patch.settings`: flags and config keys
-* :mod:`~ccra_patch.picture`: maps drawn over their picture (needs matplotlib and pillow)
+* :mod:`~ccra_patch.metrics`: how consistent the layers are (Table 2), ``python -m ccra_patch.analyze``
+* :mod:`~ccra_patch.picture`, :mod:`~ccra_patch.depth_picture`, :mod:`~ccra_patch.language_attention`: the paper's
+  pictures (need matplotlib and pillow), ``python -m ccra_patch.draw``
 
 Shapes everywhere: B images, L vision layers, N patches, T query tokens, S tokens of a sequence, d vision width, D width
 of the language model, h hidden width of the attentions.

@@ -1,6 +1,6 @@
-"""Attention maps drawn over their picture, with the numbers beside them as JSON (the paper's Figures 3 and 4).
+"""Attention maps drawn over their picture, with the numbers beside them as JSON (the paper's Figure 3).
 
-matplotlib is imported when something is drawn, not before.
+matplotlib is imported when something is drawn, not before. What further figures are made of is here too.
 """
 
 import json
@@ -19,6 +19,7 @@ from ccra_patch.settings import require_choice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from PIL.Image import Image
 
 FITS = ("pad", "crop", "stretch")
@@ -65,12 +66,14 @@ class Example:
             "fit": self.fit,
             "layers": layers,
             "alpha": maps["alpha"].tolist(),
-            "lpwca": [{"layer": layers[place], "map": _grid(maps["lpwca"][place]).tolist()} for place in _shown(count)],
+            "lpwca": [
+                {"layer": layers[place], "map": grid_of(maps["lpwca"][place]).tolist()} for place in _shown(count)
+            ],
             "layer_scores": maps["layer_scores"].tolist(),
             "smoothed_scores": maps["smoothed_scores"].tolist(),
             "raw_layer_weights": maps["layer_scores"].softmax(dim=0).tolist(),
             "layer_weights": maps["layer_weights"].tolist(),
-            "pwca": _grid(maps["pwca"]).tolist(),
+            "pwca": grid_of(maps["pwca"]).tolist(),
         }
 
 
@@ -91,46 +94,57 @@ def draw(examples: Sequence[Example], path: str | Path) -> list[dict[str, Any]]:
         ValueError: without examples, for a path that is not a PNG's, an unknown fit, or a patch grid that is no square.
         ImportError: without matplotlib.
     """
+    path = png_path(path)
+    if not examples:
+        raise ValueError("there is no example to draw; give at least one")
+    rows = [example.numbers() for example in examples]
+    panel_counts = [3 + len(row["lpwca"]) for row in rows]
+    figure, panels = rows_of_panels([example.question for example in examples], panel_counts)
+    for example, row, row_panels in zip(examples, rows, panels, strict=True):
+        _fill(row_panels, example.picture, row)
+    save(figure, rows, path)
+    return rows
+
+
+def png_path(path: str | Path) -> Path:
+    """Raises ValueError unless the path is a PNG's."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"the figure's path is {str(path)!r}; it must end in .png")
+    return path
+
+
+def save(figure: "Figure", numbers: Any, path: Path) -> None:
+    """The PNG, and beside it what it shows as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    path.with_suffix(".json").write_text(json.dumps(numbers, indent=1))
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Sizes are in inches. Raises ImportError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("drawing attention maps needs matplotlib; run: pip install matplotlib") from error
+    return Figure(figsize=(width, height), dpi=DPI)
 
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"the figure's path is {str(path)!r}; it must end in .png")
-    if not examples:
-        raise ValueError("there is no example to draw; give at least one")
-    rows = [example.numbers() for example in examples]
 
-    columns = 3 + max(len(row["lpwca"]) for row in rows)
-    width = columns * (PANEL + GAP) + GAP
-    line = int(width * CHARACTERS_PER_INCH)
-    titles = [textwrap.wrap(example.question, line) or ["(no question)"] for example in examples]
-    heights = [len(title) * TITLE_LINE + CAPTION + PANEL + FOOT for title in titles]
+def rows_of_panels(titles: Sequence[str], counts: Sequence[int]) -> "tuple[Figure, list[list[Axes]]]":
+    """A figure with a row of square panels under each title; a title of any length is wrapped to the figure's width."""
+    width = max(counts) * (PANEL + GAP) + GAP
+    wrapped = [textwrap.wrap(title, int(width * CHARACTERS_PER_INCH)) or ["(no question)"] for title in titles]
+    heights = [len(title) * TITLE_LINE + CAPTION + PANEL + FOOT for title in wrapped]
     height = sum(heights) + GAP
-    figure = Figure(figsize=(width, height), dpi=DPI)
-
-    bottom = height - GAP / 2
-    for example, row, title, row_height in zip(examples, rows, titles, heights, strict=True):
+    figure = new_figure(width, height)
+    rows, bottom = [], height - GAP / 2
+    for title, row_height, count in zip(wrapped, heights, counts, strict=True):
         top, bottom = bottom, bottom - row_height
         figure.text(GAP / width, top / height, "\n".join(title), va="top", fontsize=10, parse_math=False)
-        panels = [
-            figure.add_axes(
-                (
-                    (GAP + column * (PANEL + GAP)) / width,
-                    (bottom + FOOT) / height,
-                    PANEL / width,
-                    PANEL / height,
-                )
-            )
-            for column in range(3 + len(row["lpwca"]))
-        ]
-        _fill(panels, example.picture, row)
-
-    figure.savefig(path)
-    path.with_suffix(".json").write_text(json.dumps(rows, indent=1))
-    return rows
+        lefts = [(GAP + column * (PANEL + GAP)) / width for column in range(count)]
+        box = ((bottom + FOOT) / height, PANEL / width, PANEL / height)
+        rows.append([figure.add_axes((left, *box)) for left in lefts])
+    return figure, rows
 
 
 def on_picture(values: Tensor, width: int, height: int, fit: str) -> Tensor:
@@ -147,7 +161,7 @@ def on_picture(values: Tensor, width: int, height: int, fit: str) -> Tensor:
     Returns:
         ``[height, width]``.
     """
-    grid = _grid(values)
+    grid = grid_of(values)
     left, top, right, bottom = covered_box(width, height, fit)
     return _spread(len(grid), height, top, bottom) @ grid @ _spread(len(grid), width, left, right).T
 
@@ -177,7 +191,8 @@ def _spread(cells: int, pixels: int, start: float, end: float) -> Tensor:
     return weights
 
 
-def _grid(values: Tensor) -> Tensor:
+def grid_of(values: Tensor) -> Tensor:
+    """A map ``[N]`` as a square on the CPU, in float32. Raises ValueError for a grid that is no square."""
     side = math.isqrt(values.numel())
     if side * side != values.numel():
         raise ValueError(f"a map has {values.numel()} patches; only a square grid of patches can be drawn")
@@ -190,16 +205,11 @@ def _shown(count: int) -> list[int]:
 
 
 def _fill(panels: "Sequence[Axes]", picture: "Image", row: dict[str, Any]) -> None:
-    picture = picture.convert("RGB")
-    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     original, *lpwca_panels, weights_panel, pwca_panel = panels
-
-    original.imshow(picture)
-    original.set_title("picture", fontsize=8)
-    original.set_axis_off()
+    show(original, picture)
     for panel, shown in zip(lpwca_panels, row["lpwca"], strict=True):
-        _overlay(panel, picture, shown["map"], row["fit"], f"LPWCA, layer {shown['layer']}")
-    _overlay(pwca_panel, picture, row["pwca"], row["fit"], "PWCA")
+        overlay(panel, picture, shown["map"], row["fit"], f"LPWCA, layer {shown['layer']}")
+    overlay(pwca_panel, picture, row["pwca"], row["fit"], "PWCA")
 
     weights_panel.plot(
         row["layers"], row["raw_layer_weights"], linestyle="--", color="tab:gray", marker=".", label="raw"
@@ -212,10 +222,27 @@ def _fill(panels: "Sequence[Axes]", picture: "Image", row: dict[str, Any]) -> No
     weights_panel.legend(fontsize=6)
 
 
-def _overlay(panel: "Axes", picture: "Image", values: list[list[float]], fit: str, name: str) -> None:
+def show(panel: "Axes", picture: "Image") -> None:
+    """The picture itself."""
+    panel.imshow(_small(picture))
+    panel.set_anchor("N")
+    panel.set_title("picture", fontsize=8)
+    panel.set_axis_off()
+
+
+def overlay(panel: "Axes", picture: "Image", values: list[list[float]], fit: str, name: str) -> None:
+    """A map over its picture; the colours span the values that lie on the picture, which stand in the caption."""
+    picture = _small(picture)
     heat = on_picture(torch.tensor(values), *picture.size, fit)
     drawn = heat[~heat.isnan()]
     panel.imshow(picture.convert("L"), cmap="gray", vmin=0, vmax=255)
     panel.imshow(heat.numpy(), cmap="inferno", alpha=0.6)
-    panel.set_title(f"{name}\n{drawn.min():.3g} to {drawn.max():.3g}", fontsize=8)
+    panel.set_anchor("N")  # below its caption, whatever the picture's shape
+    panel.set_title(f"{name}\n{drawn.min():.3g} to {drawn.max():.3g}", fontsize=8, parse_math=False)
     panel.set_axis_off()
+
+
+def _small(picture: "Image") -> "Image":
+    picture = picture.convert("RGB")
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return picture

@@ -1,4 +1,4 @@
-"""What a checkpoint's attention stack makes of questions about pictures, without answering them."""
+"""What a checkpoint attends to when it is asked about pictures: in its attention stack, and in its language model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ccra_patch.language_attention import middle_layers, text_to_image
+from ccra_patch.query import select_query
 from ccra_patch.recorder import Call, recorded_calls
+from llava.constants import IGNORE_INDEX
+from llava.conversation import conv_templates
 from llava.errors import UserError
 from llava.eval.batches import Batch, ItemDataset, load_batches, plan_batches
 from llava.eval.items import Item, check_items, resolve_conv_mode
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_projector.registry import needs_of
+from llava.query_markers import query_markers
 
 # How each way of preprocessing lays the patch grid over a picture; see ccra_patch.overlay. Any other one crops.
 FITS = {"pad": "pad", "anyres": "stretch"}
@@ -99,6 +104,50 @@ def observe(
         (call,) = calls
         rows = torch.tensor(_whole_pictures(batch_items, batch.images), device=call.stack.device)
         yield batch_items, call.images(rows)
+
+
+@torch.inference_mode()
+def language_attention(
+    checkpoint: Checkpoint, items: Sequence[Item], conv_mode: str, layers: Sequence[int] | None = None
+) -> Iterator[Tensor]:
+    """How much attention each item's question pays to each patch of its first picture, seen as a whole: ``[N]``.
+
+    Args:
+        checkpoint: loaded with ``attn_implementation="eager"``; others compute attention without keeping it.
+        items: each with a picture.
+        conv_mode: conversation template.
+        layers: of the language model, from 0; its middle third by default.
+
+    Raises:
+        UserError: for layers that do not exist, or no question behind the picture, where attention could come from.
+    """
+    model = checkpoint.model
+    depth = model.config.num_hidden_layers
+    chosen = list(middle_layers(depth)) if layers is None else list(layers)
+    if not chosen or not all(0 <= layer < depth for layer in chosen):
+        raise UserError(f"language model layers are {chosen}; {checkpoint.path} has layers 0 to {depth - 1}")
+    template = conv_templates[resolve_conv_mode(conv_mode, checkpoint.name)]
+    markers = query_markers(template, checkpoint.tokenizer)
+    for (item,), batch in checkpoint.batches(items, conv_mode):
+        ids = batch.input_ids
+        layout = model.lay_out_prompt(ids, batch.attention_mask, batch.images, batch.image_sizes)
+        sequence = layout.arrange(torch.full_like(ids, IGNORE_INDEX))
+        of_question = layout.of_tokens(select_query(ids, batch.attention_mask, markers, "human"))[0] & ~layout.copied[0]
+        patch = layout.patch[layout.source[0]]
+        behind = torch.arange(len(patch), device=patch.device) > (patch == 0).long().argmax()
+        if not (of_question & behind).any():
+            raise UserError(
+                f"{item.name} has no words behind its picture, which alone can attend to it; put some there"
+            )
+        attentions = model(
+            inputs_embeds=sequence.inputs_embeds,
+            attention_mask=sequence.valid,
+            position_ids=sequence.position_ids,
+            output_attentions=True,
+            use_cache=False,
+        ).attentions
+        patches = model.get_vision_tower().num_patches
+        yield text_to_image([attentions[layer][0] for layer in chosen], of_question & behind, patch, patches)
 
 
 def _whole_pictures(items: Sequence[Item], images: Any) -> list[int]:
