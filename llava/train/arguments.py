@@ -101,6 +101,9 @@ class TrainingArguments(transformers.TrainingArguments):
         default=False, metadata={"help": "Batches of one modality and of similar length."}
     )
 
+    dry_run: bool = field(
+        default=False, metadata={"help": "Build everything, one step, one save; report what they cost; undo them."}
+    )
     early_stopping_patience: int = field(
         default=0, metadata={"help": "Stop after so many evaluations without a better loss; 0 = never."}
     )

@@ -22,7 +22,7 @@ RECORD = "run.json"
 INCIDENTAL = {
     "logging_steps", "logging_dir", "report_to", "run_name", "save_steps", "save_total_limit", "dataloader_num_workers",
     "overwrite_output_dir", "resume_from_checkpoint", "disable_tqdm", "local_rank", "deepspeed", "lazy_preprocess",
-    "output_dir", "cache_dir", "tf32", "log_consistency",
+    "output_dir", "cache_dir", "tf32", "dry_run", "log_consistency",
 }  # fmt: skip
 VERSIONED = ("torch", "transformers", "accelerate", "peft", "deepspeed", "tokenizers", "sentencepiece")
 

@@ -16,7 +16,7 @@ from transformers.utils import logging as hf_logging
 
 from llava.errors import UserError, exit_on_user_error
 from llava.model.utils import fit_generation_config
-from llava.train import preflight, run_record
+from llava.train import dry_run, preflight, run_record
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
 from llava.train.checkpoint import (
     count_parameters,
@@ -140,10 +140,13 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
     main_process = training_args.process_index == 0
     if not Path(data_args.data_path).is_file():
         raise UserError(f"--data_path {data_args.data_path} does not exist; give the JSON list of training samples")
+    existed = Path(training_args.output_dir).exists()
     settle_reporting(training_args)
     record = run_record.describe_run(model_args, data_args, training_args)
     run_record.refuse_foreign_output(training_args.output_dir, record, training_args.overwrite_output_dir)
     preflight.check_writable(training_args.output_dir)
+    if training_args.dry_run:
+        dry_run.settle(training_args)
 
     # 2. Seeds, before anything random is built: projector, LoRA and data order follow them.
     set_seed(training_args.seed)
@@ -202,6 +205,14 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
             for old in Path(training_args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
                 shutil.rmtree(old)
         run_record.write_record(training_args.output_dir, record)
+
+    if training_args.dry_run:
+        seconds = trainer.train().metrics["train_runtime"]
+        safe_save_model_for_hf_trainer(trainer, training_args.output_dir)
+        if main_process:
+            rank0_print(dry_run.report(trainer, seconds))
+            dry_run.undo(training_args.output_dir, existed)
+        return
 
     # 7. Train, from the newest complete checkpoint if there is one.
     resume = training_args.resume_from_checkpoint or latest_checkpoint(training_args.output_dir)
