@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
     BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -160,7 +161,7 @@ def load_pretrained_model(
     checkpoint = Checkpoint.inspect(model_path, model_base, model_name)
     tokenizer = load_tokenizer(checkpoint.base or model_path)
     if not checkpoint.is_multimodal:
-        model = _load_text_model(checkpoint, load_args)
+        model = _load_merged_text_model(checkpoint, load_args)
         return tokenizer, model, None, _context_length(model)
 
     if checkpoint.base is not None:
@@ -262,8 +263,18 @@ def _load_projector_on_base(checkpoint: Checkpoint, base: str, load_args: dict[s
     return model
 
 
-def _load_text_model(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedModel:
-    model = AutoModelForCausalLM.from_pretrained(checkpoint.base or checkpoint.path, **load_args)
+def load_text_model(path: str, load_args: dict[str, Any]) -> PreTrainedModel:
+    """A text model by transformers' own class; UserError for one that is no causal language model."""
+    config = AutoConfig.from_pretrained(path)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(f"{path} is a {config.model_type!r}, not a causal language model; give one")
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    attention = supported_attention(model_class, load_args.get("attn_implementation"))
+    return model_class.from_pretrained(path, **load_args | {"attn_implementation": attention})
+
+
+def _load_merged_text_model(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedModel:
+    model = load_text_model(checkpoint.base or checkpoint.path, load_args)
     if checkpoint.is_lora:
         from peft import PeftModel
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from llava import conversation
 from llava.attanchor.switch import record_attanchor
 from llava.errors import UserError
-from llava.model.builder import find_file, load_config, read_json, supported_attention
+from llava.model.builder import find_file, load_config, load_text_model, read_json, supported_attention
 from llava.model.multimodal_projector.registry import needs_of
 from llava.model.vocabulary import fit_vocabulary
 from llava.query_markers import query_markers
@@ -56,7 +56,7 @@ def load_language_model(
     if training_args.bits in (4, 8):
         load_args |= _quantised(training_args)
     if model_args.vision_tower is None:
-        return AutoModelForCausalLM.from_pretrained(path, **load_args)
+        return load_text_model(path, load_args)
     config_file = find_file(path, "config.json")
     if config_file is None:
         raise UserError(f"--model_name_or_path {path} has no config.json; give a model's folder or a hub name")
