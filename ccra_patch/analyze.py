@@ -17,8 +17,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from tqdm import tqdm
-
 from ccra_patch.metrics import COLUMNS, consistency
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.items import Item
@@ -44,19 +42,16 @@ def measure(checkpoint: Checkpoint, items: Sequence[Item], conv_mode: str, batch
     Raises UserError if the checkpoint has no LPWCA.
     """
     records = []
-    with tqdm(total=sum(bool(item.images) for item in items), unit="question") as progress:
-        for batch_items, call in observe(checkpoint, items, conv_mode, batch_size, workers):
-            try:
-                rows = consistency(*call)
-            except ValueError as error:
-                raise UserError(f"{checkpoint.path}: {error}") from error
-            for index, item in enumerate(batch_items):
-                numbers = {
-                    name: {column: getattr(row, column)[index].item() for column in COLUMNS}
-                    for name, row in rows.items()
-                }
-                records.append({"question_id": item.record["question_id"], **numbers})
-            progress.update(len(batch_items))
+    for batch_items, call in observe(checkpoint, items, conv_mode, batch_size, workers):
+        try:
+            rows = consistency(*call)
+        except ValueError as error:
+            raise UserError(f"{checkpoint.path}: {error}") from error
+        for index, item in enumerate(batch_items):
+            numbers = {
+                name: {column: getattr(row, column)[index].item() for column in COLUMNS} for name, row in rows.items()
+            }
+            records.append({"question_id": item.record["question_id"], **numbers})
     return records
 
 

@@ -16,9 +16,7 @@ Give one picture for all questions, or one for each.
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-from PIL.Image import Image
+from typing import TYPE_CHECKING, Any
 
 from ccra_patch.depth_picture import draw_layer_weights
 from ccra_patch.language_attention import Reading, draw_attention
@@ -27,6 +25,9 @@ from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.items import Item, open_image
 from llava.eval.observe import Checkpoint, language_attention, observe
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def ask(queries: Sequence[str], image_files: Sequence[str]) -> list[Item]:
@@ -42,7 +43,7 @@ def ask(queries: Sequence[str], image_files: Sequence[str]) -> list[Item]:
     ]
 
 
-def pictures(items: Sequence[Item]) -> list[Image]:
+def pictures(items: Sequence[Item]) -> "list[Image]":
     return [open_image(item.images[0], item.name) for item in items]
 
 

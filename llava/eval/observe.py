@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ccra_patch.language_attention import middle_layers, text_to_image
 from ccra_patch.query import select_query
@@ -66,8 +67,10 @@ class Checkpoint:
         with_pictures = [item for item in items if item.images]
         check_items(with_pictures)
         dataset = ItemDataset(with_pictures, self.tokenizer, self.image_processor, self.model.config, conv_mode)
-        for indices, batch in load_batches(dataset, plan_batches(dataset, batch_size), workers):
-            yield [with_pictures[index] for index in indices], self._on_device(batch)
+        with tqdm(total=len(with_pictures), unit="question", delay=2) as progress:
+            for indices, batch in load_batches(dataset, plan_batches(dataset, batch_size), workers):
+                yield [with_pictures[index] for index in indices], self._on_device(batch)
+                progress.update(len(indices))
 
     def _on_device(self, batch: Batch) -> Batch:
         device, dtype = self.model.device, self.model.dtype
