@@ -228,6 +228,7 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
     trainer.save_state()
     model.config.use_cache = True
     safe_save_model_for_hf_trainer(trainer, training_args.output_dir)
+    trainer.accelerator.wait_for_everyone()  # a rank that leaves early may take the one that still writes with it
 
 
 def keep_progress(trainer: LLaVATrainer) -> None:
@@ -248,6 +249,8 @@ def main(attn_implementation: str | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     hf_logging.set_verbosity_warning()
     train(attn_implementation)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # gloo's threads abort a process that ends without
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Whole runs of ``train()`` in this process, on upstream's tiny models and the arguments of its recorded runs."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import torch
 from llava import conversation
 from llava.train.llava_trainer import LLaVATrainer
 from llava.train.train import train
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `launched`
 
 
 @pytest.fixture(autouse=True)
