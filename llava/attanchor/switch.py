@@ -46,6 +46,8 @@ def record_attanchor(config: Any, given: Any, tokenizer: PreTrainedTokenizerBase
     settings = attanchor_settings(given)
     if settings.mm_attanchor_direction == "off" and not hasattr(config, "mm_attanchor_direction"):
         return
+    if settings.mm_attanchor_think_tokens > 0:
+        config.mm_attanchor_think_id = _only_id(settings.mm_attanchor_think_token, tokenizer)
     for name, value in vars(settings).items():
         setattr(config, name, value)
     if settings.mm_attanchor_direction != "off":
@@ -53,8 +55,6 @@ def record_attanchor(config: Any, given: Any, tokenizer: PreTrainedTokenizerBase
         config.mm_query_markers = markers.to_dict()
         if not markers.open:
             logger.warning("the template has no human turns, so AttAnchor finds no question and changes nothing")
-    if settings.mm_attanchor_think_tokens > 0:
-        config.mm_attanchor_think_id = _only_id(settings.mm_attanchor_think_token, tokenizer)
 
 
 def _only_id(text: str, tokenizer: PreTrainedTokenizerBase) -> int:

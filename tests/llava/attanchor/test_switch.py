@@ -71,8 +71,10 @@ def test_a_config_that_never_knew_it_stays_clean(tokenizer):
     ],
 )
 def test_refusals(settings, message, tokenizer):
+    model = model_with()
     with pytest.raises(UserError, match=message):
-        enable_attanchor(model_with(), tokenizer, V1, **settings)
+        enable_attanchor(model, tokenizer, V1, **settings)
+    assert vars(model.config) == {}, "a refusal leaves the model as it was"
 
 
 def test_an_unknown_key_is_a_type_error(tokenizer):
