@@ -265,7 +265,7 @@ def _load_projector_on_base(checkpoint: Checkpoint, base: str, load_args: dict[s
 
 def load_text_model(path: str, load_args: dict[str, Any]) -> PreTrainedModel:
     """A text model by transformers' own class; UserError for one that is no causal language model."""
-    config = AutoConfig.from_pretrained(path)
+    config = AutoConfig.from_pretrained(path, cache_dir=load_args.get("cache_dir"))
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"{path} is a {config.model_type!r}, not a causal language model; give one")
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]

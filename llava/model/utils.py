@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from llava.errors import UserError
 from llava.mm_utils import get_model_name_from_path
-from llava.model.builder import Checkpoint, load_whole
+from llava.model.builder import Checkpoint, load_text_model, load_whole
 from llava.tokenization import load_tokenizer
 
 
@@ -44,7 +44,7 @@ def load_for_saving(path: str, dtype: torch.dtype = torch.float16) -> PreTrained
     """A whole model, LLaVA or text, on the CPU and without the tower that has a folder of its own."""
     checkpoint = Checkpoint.inspect(path, None, get_model_name_from_path(path))
     if not checkpoint.is_multimodal:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        return load_text_model(path, {"dtype": dtype})
     return load_whole(checkpoint, {"dtype": dtype})
 
 
