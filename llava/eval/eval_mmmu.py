@@ -83,8 +83,11 @@ def parse_open(answer: str) -> list[str | float]:
     phrases = []
     for line in lines:
         indicators = (*INDICATORS, "=") if line is lines[-1] else INDICATORS
-        tails = [line.split(indicator)[-1].strip() for indicator in indicators if indicator in line]
-        shortest = min(filter(None, tails), key=len, default="")
+        shortest = ""
+        for indicator in indicators:
+            tail = line.split(indicator)[-1].strip()
+            if indicator in line and (not shortest or len(tail) < len(shortest)):
+                shortest = tail  # may be empty, and then gives way to the next
         if shortest and shortest not in ":,.!?;'":
             phrases.append(shortest)
     phrases = phrases or [whole]

@@ -9,7 +9,7 @@ import argparse
 from typing import Any
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
-from llava.errors import exit_on_user_error
+from llava.errors import UserError, exit_on_user_error
 from llava.eval.answer_forms import ANSWER_BY_LETTER
 from llava.eval.driver import answer_items
 from llava.eval.items import Item, picture_path
@@ -20,14 +20,17 @@ __all__ = ["eval_model", "get_chunk", "split_list"]
 
 
 def sample_to_item(sample: dict[str, Any], image_folder: str, single_pred_prompt: bool) -> Item:
-    """The first turn of a sample as an item, the picture in front."""
+    """The first turn of a sample as an item, the picture in front. Raises UserError where there are several."""
     text = sample["conversations"][0]["value"].replace(DEFAULT_IMAGE_TOKEN, "").strip()
     if single_pred_prompt:
         text = f"{text}\n{ANSWER_BY_LETTER['en']}"
-    if not sample.get("image"):
+    image = sample.get("image")
+    if isinstance(image, list):
+        raise UserError(f"sample {sample['id']!r} has {len(image)} pictures; this driver shows one picture at most")
+    if not image:
         return Item({"question_id": sample["id"], "prompt": text}, text)
     text = f"{DEFAULT_IMAGE_TOKEN}\n{text}"
-    return Item({"question_id": sample["id"], "prompt": text}, text, (picture_path(image_folder, sample["image"]),))
+    return Item({"question_id": sample["id"], "prompt": text}, text, (picture_path(image_folder, image),))
 
 
 def eval_model(args: Any) -> None:

@@ -1,7 +1,9 @@
 """Small question sets with pictures, and one tiny LLaVA that all drivers share."""
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -98,3 +100,86 @@ def answers_of() -> Callable[[Path], list[dict[str, Any]]]:
         return answers
 
     return read
+
+
+@pytest.fixture
+def write_lines(tmp_path: Path) -> Callable[..., str]:
+    """``write_lines("a.jsonl", {...}, {...})`` -> the path of a JSON Lines file."""
+
+    def write(name: str, *records: Any) -> str:
+        (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """``run_main(module, "--flag", value)`` -> what the command printed; SystemExit when it failed."""
+
+    def run(module: Any, *arguments: object) -> str:
+        monkeypatch.setattr("sys.argv", [module.__name__, *map(str, arguments)])
+        capsys.readouterr()
+        module.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def refusal(run_main: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """``refusal(module, "--flag", value)`` -> the one line by which the command refused, with exit code 2."""
+
+    def refuse(module: Any, *arguments: object) -> str:
+        with pytest.raises(SystemExit) as stop:
+            run_main(module, *arguments)
+        assert stop.value.code == 2
+        error = capsys.readouterr().err.splitlines()[-1]  # behind a progress bar, if there was one
+        assert error.startswith("error: ")
+        return error
+
+    return refuse
+
+
+class FakeJudge:
+    """An OpenAI-compatible endpoint on this machine. ``reply`` makes the answer; ``failures`` come before it."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.failures = 0
+        self.reply: Callable[[list[dict[str, str]]], str] = lambda messages: "8 7\nWell."
+
+    def answer(self, request: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        self.requests.append(request)
+        if self.failures:
+            self.failures -= 1
+            return 500, {"error": {"message": "busy"}}
+        message = {"role": "assistant", "content": self.reply(request["messages"])}
+        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeJudge]:
+    """The endpoint that the environment names."""
+    pytest.importorskip("openai")
+    fake = FakeJudge()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.path == "/v1/chat/completions"
+            status, content = fake.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, *args: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OPENAI_API_KEY", "none is needed")
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{http.server_port}/v1")
+        monkeypatch.delenv("JUDGE_MODEL", raising=False)
+        yield fake
+        http.shutdown()

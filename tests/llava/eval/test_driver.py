@@ -1,5 +1,9 @@
 import json
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +12,7 @@ from typing import Any
 import pytest
 
 from llava.errors import UserError
-from llava.eval import driver
+from llava.eval import driver, model_vqa_loader
 from llava.eval.model_vqa_loader import eval_model
 from llava.eval.provenance import provenance_path
 
@@ -31,16 +35,18 @@ def provenance(path: Path) -> dict[str, Any]:
     return json.loads(provenance_path(path).read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_batches_of_four_answer_what_one_by_one_answers(
     write_questions: Callable[..., Path], arguments: Arguments, answers_of: AnswersOf, out: Path
 ) -> None:
-    write_questions(40)
-    one = run(arguments, out / "one.jsonl", max_new_tokens=12)
-    four = run(arguments, out / "four.jsonl", max_new_tokens=12, batch_size=4, workers=2)
+    """200 questions of one to seven sentences, every fifth without a picture."""
+    write_questions(200)
+    one = run(arguments, out / "one.jsonl")
+    four = run(arguments, out / "four.jsonl", batch_size=4, workers=2)
     answers = answers_of(one)
     assert answers_of(four) == answers
-    assert [answer["question_id"] for answer in answers] == list(range(40))
-    assert len({answer["text"] for answer in answers}) > 10  # the comparison would be worth nothing otherwise
+    assert [answer["question_id"] for answer in answers] == list(range(200))
+    assert len({answer["text"] for answer in answers}) > 50  # the comparison would be worth nothing otherwise
     assert provenance(one)["inputs_digest"] == provenance(four)["inputs_digest"]
 
 
@@ -106,6 +112,57 @@ def test_a_killed_run_resumes_to_what_an_uninterrupted_one_gives(
     assert records[1]["resumed_at"] == [len(kept)]
     for same in ("status", "settings", "questions", "items", "inputs_digest", "model"):
         assert records[0][same] == records[1][same]
+
+
+KILLED_IN_A_LINE = """
+import os, signal
+from llava.eval import answers, model_vqa_loader
+
+write_line = answers.AnswersFile._line
+
+def half_a_line(file, item, text):
+    line = write_line(file, item, text)
+    if file.finished == 5:
+        file._file.write(line[: len(line) // 2])
+        file._file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return line
+
+answers.AnswersFile._line = half_a_line
+model_vqa_loader.main()
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_of_a_line_costs_nothing_but_that_line(
+    write_questions: Callable[..., Path],
+    arguments: Arguments,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_questions(9)
+    flags = {name: value for name, value in vars(arguments()).items() if value is not None and name != "answers_file"}
+
+    def command(path: Path, *more: str) -> list[str]:
+        dashed = {"top_p", "num_beams", "max_new_tokens"}
+        names = {name: f"--{name if name in dashed else name.replace('_', '-')}" for name in flags}
+        words = [word for name, value in flags.items() for word in (names[name], str(value))]
+        return [*words, "--answers-file", str(path), *more]
+
+    def finish(path: Path, *more: str) -> bytes:
+        monkeypatch.setattr("sys.argv", ["model_vqa_loader", *command(path, *more)])
+        model_vqa_loader.main()
+        return re.sub(rb'"answer_id": "\w+"', b"", path.read_bytes())
+
+    broken = out / "broken.jsonl"
+    killed = subprocess.run([sys.executable, "-c", KILLED_IN_A_LINE, *command(broken)], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    left = broken.read_bytes()
+    assert left.count(b"\n") == 5
+    assert not left.endswith(b"\n")
+    assert finish(broken, "--resume") == finish(out / "whole.jsonl")
+    assert broken.read_bytes().startswith(left[: left.rindex(b"\n") + 1])
+    assert provenance(broken)["resumed_at"] == [5]
 
 
 def test_a_complete_run_is_left_alone(

@@ -62,9 +62,7 @@ def test_the_layers_are_named_as_hidden_states(make_ccra):
 
 def test_what_cannot_be_observed_is_refused(items, assets, make_ccra):
     plain = Checkpoint.load(str(assets / "llava_tiny_mlp2x_gelu"))
-    with pytest.raises(
-        UserError, match=r"has the projector mlp2x_gelu, which has no attention to look at"
-    ):
+    with pytest.raises(UserError, match=r"has the projector mlp2x_gelu, which has no attention to look at"):
         next(observe(plain, items, "vicuna_v1"))
     with pytest.raises(UserError, match="is a text-only model; give one with a vision tower"):
         Checkpoint.load(str(assets / "vicuna_tiny"))

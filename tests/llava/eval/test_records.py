@@ -4,7 +4,17 @@ from pathlib import Path
 import pytest
 
 from llava.errors import UserError
-from llava.eval.records import get_chunk, read_json_lines, split_list
+from llava.eval.records import (
+    get_chunk,
+    read_answers,
+    read_json,
+    read_json_lines,
+    read_table,
+    require_answers,
+    split_list,
+    write_json,
+    write_json_lines,
+)
 
 
 def test_chunks_are_consecutive_and_of_the_rounded_up_size() -> None:
@@ -48,3 +58,37 @@ def test_a_bad_question_file_is_named_with_its_line(tmp_path: Path, content: str
 def test_a_missing_question_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.jsonl is not there"):
         read_json_lines(str(tmp_path / "none.jsonl"))
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    write_json(tmp_path / "new" / "a.json", {"text": "é"})
+    assert read_json(tmp_path / "new" / "a.json", "a test") == {"text": "é"}
+    write_json_lines(tmp_path / "new" / "a.jsonl", iter([{"question_id": 1, "text": "é"}]))
+    assert read_answers(str(tmp_path / "new" / "a.jsonl")) == {"1": {"question_id": 1, "text": "é"}}
+
+
+def test_bad_json_is_named_by_what_it_should_be(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.json is not there; it must be a test: check the path"):
+        read_json(tmp_path / "none.json", "a test")
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json is not JSON \(.*\); it must be a test"):
+        read_json(tmp_path / "a.json", "a test")
+
+
+def test_answers_must_cover_the_questions_once() -> None:
+    require_answers({"1": "x", "2": "y"}, ["1"], "a.jsonl")
+    with pytest.raises(UserError, match=r"a\.jsonl has no answer to 2 of 3 questions, first 2; it is unfinished or of"):
+        require_answers({"1": "x"}, ["1", "2", "3"], "a.jsonl")
+
+
+def test_cells_of_a_table_are_text_but_its_index(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    (tmp_path / "t.tsv").write_text("index\tA\tB\n7\t1.50\t\n")
+    (row,) = read_table(str(tmp_path / "t.tsv"), ("A",))
+    assert (row["index"], row["A"]) == (7, "1.50")
+    assert row["B"] != row["B"]
+    with pytest.raises(UserError, match=r"none\.tsv is not there; it must be a tab-separated table"):
+        read_table(str(tmp_path / "none.tsv"), ())
+    (tmp_path / "t.tsv").write_text("index\tA\n")
+    with pytest.raises(UserError, match=r"t\.tsv is empty; it must hold at least one row"):
+        read_table(str(tmp_path / "t.tsv"), ())
