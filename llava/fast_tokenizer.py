@@ -1,5 +1,8 @@
 """The sentencepiece Llama tokenizer as a ``tokenizer.json``, for programs that read nothing else."""
 
+import json
+from pathlib import Path
+
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers.tokenization_utils_sentencepiece import SPIECE_UNDERLINE
 
@@ -44,6 +47,13 @@ def tokenizer_json(tokenizer: LlamaTokenizer) -> Tokenizer:
         add = fast.add_special_tokens if token.special else fast.add_tokens
         add([token])
     return fast
+
+
+def save_tokenizer_json(tokenizer: LlamaTokenizer, path: Path) -> None:
+    """Write :func:`tokenizer_json` with each merge as one text, the form that older readers take too."""
+    content = json.loads(tokenizer_json(tokenizer).to_str())
+    content["model"]["merges"] = [" ".join(merge) for merge in content["model"]["merges"]]
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def _merges(vocabulary: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:

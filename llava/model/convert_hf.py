@@ -30,7 +30,7 @@ from transformers import LlavaConfig as HFConfig
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
 from llava.conversation import Conversation, SeparatorStyle, conv_templates
 from llava.errors import UserError, exit_on_user_error
-from llava.fast_tokenizer import tokenizer_json
+from llava.fast_tokenizer import save_tokenizer_json
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import EYES, FAMILIES, Checkpoint, find_file, load_whole, read_json
 from llava.model.multimodal_encoder.clip_encoder import transformer_of
@@ -142,7 +142,7 @@ def to_transformers(src: str, dst: Path, template: str) -> None:
         num_additional_image_tokens=1,  # the class token
     )
     processor.save_pretrained(dst)
-    tokenizer_json(tokenizer).save(str(dst / "tokenizer.json"))  # the only file of it that AutoProcessor reads
+    save_tokenizer_json(tokenizer, dst / "tokenizer.json")  # the only file of it that AutoProcessor reads
 
 
 def from_transformers(src: str, dst: Path, tokenizer_source: str, aspect: str) -> None:
