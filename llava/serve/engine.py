@@ -11,16 +11,13 @@ from torch import Tensor
 from transformers import GenerationMixin, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from ccra_patch.pai import AttentionMaps
-from ccra_patch.query import QueryMarkers, select_query
 from ccra_patch.recorder import recorded_maps
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
 from llava.errors import UserError
 from llava.eval.generation import Sampling
 from llava.mm_utils import KeywordsStoppingCriteria, process_images, tokenizer_image_token
 from llava.model.builder import DEFAULT_CONTEXT_LENGTH, load_pretrained_model
-from llava.model.multimodal_projector.registry import needs_of
-from llava.serve.attention import describe_maps, no_maps
+from llava.serve.attention import Seen, describe_attention
 from llava.serve.failures import TooLong
 from llava.serve.pictures import Limits
 
@@ -50,7 +47,7 @@ class Answer:
         finished: None while more may come, else ``stop`` or ``length``.
         prompt_tokens: what the language model read, pictures included.
         new_tokens: what it has written.
-        maps: see :func:`~llava.serve.attention.describe_maps`; only in the last one, only when asked for.
+        maps: see :mod:`llava.serve.attention`; only in the last one, only when asked for.
     """
 
     text: str = ""
@@ -89,7 +86,8 @@ class Engine:
         Raises:
             UserError: when marks and pictures do not fit each other or the model; TooLong when there is no room left.
         """
-        input_ids = self._tokenize(ask)
+        text = self._read(ask)
+        input_ids = self._tokenize(text)
         with recorded_maps(self.model) as recorded:
             prompt = self._embed(input_ids, ask.pictures)
         budget = min(ask.max_new_tokens, MAX_NEW_TOKENS, self.context_length - prompt.length)
@@ -116,13 +114,16 @@ class Engine:
             stopping_criteria=StoppingCriteriaList(criteria),
         )
         cut_off = narrator.count >= budget and not narrator.has_stopped and narrator.last_id not in self._end_ids()
-        maps = self._describe_maps(recorded, input_ids, ask.pictures, prompt.tiles) if ask.wants_maps else None
+        maps = None
+        if ask.wants_maps:
+            seen = Seen(text, input_ids, ask.pictures, prompt.tiles, recorded[0] if recorded else None)
+            maps = describe_attention(self.model, self.tokenizer, self.image_processor, seen)
         answer = Answer(narrator.text, "length" if cut_off else "stop", prompt.length, narrator.count, maps)
         tell(answer)
         return answer
 
-    def _tokenize(self, ask: Ask) -> Tensor:
-        """Ids ``[1, S]`` with ``IMAGE_TOKEN_INDEX`` at pictures."""
+    def _read(self, ask: Ask) -> str:
+        """The prompt as the model wants it. Raises UserError for what cannot be asked."""
         if ask.max_new_tokens < 1:
             raise UserError(f"max_new_tokens is {ask.max_new_tokens}; it must be at least 1")
         marks = ask.prompt.count(DEFAULT_IMAGE_TOKEN)
@@ -134,10 +135,13 @@ class Engine:
             raise UserError("this model reads text only; send no pictures, or ask a LLaVA model")
         if len(ask.prompt) > self.limits.prompt_characters:
             raise self._too_long(f"{len(ask.prompt)} characters")
-        prompt = ask.prompt
-        if getattr(self.model.config, "mm_use_im_start_end", False):
-            framed = DEFAULT_IM_START_TOKEN + DEFAULT_IMAGE_TOKEN + DEFAULT_IM_END_TOKEN
-            prompt = prompt.replace(DEFAULT_IMAGE_TOKEN, framed)
+        if not getattr(self.model.config, "mm_use_im_start_end", False):
+            return ask.prompt
+        framed = DEFAULT_IM_START_TOKEN + DEFAULT_IMAGE_TOKEN + DEFAULT_IM_END_TOKEN
+        return ask.prompt.replace(DEFAULT_IMAGE_TOKEN, framed)
+
+    def _tokenize(self, prompt: str) -> Tensor:
+        """Ids ``[1, S]`` with ``IMAGE_TOKEN_INDEX`` at pictures."""
         with self._tokenizing:
             ids = tokenizer_image_token(prompt, self.tokenizer)
         if len(ids) > self.context_length:  # before the vision tower works in vain
@@ -172,30 +176,6 @@ class Engine:
     def _end_ids(self) -> set[int]:
         end = self.model.generation_config.eos_token_id
         return set(end) if isinstance(end, list) else {end}
-
-    def _describe_maps(
-        self,
-        recorded: Sequence[AttentionMaps],
-        input_ids: Tensor,
-        pictures: Sequence[Image.Image],
-        tiles: Sequence[int],
-    ) -> dict[str, Any]:
-        config = self.model.config
-        projector = getattr(config, "mm_projector_type", "none")
-        if not recorded:
-            return no_maps(projector)
-        needs = needs_of(self.model.get_model().mm_projector)
-        markers = QueryMarkers.from_dict(config.mm_query_markers)
-        chosen = select_query(input_ids, None, markers, str(needs.query))
-        return describe_maps(
-            recorded[0],
-            first_tiles=[sum(tiles[:place]) for place in range(len(tiles))],
-            sizes=[picture.size for picture in pictures],
-            words=[self.tokenizer.decode([token]) for token in input_ids[chosen].tolist()],
-            layers=self.model.get_vision_tower().hidden_state_indices(needs.layers),
-            projector=projector,
-            image_aspect_ratio=getattr(config, "image_aspect_ratio", None),
-        )
 
 
 @dataclass(frozen=True)

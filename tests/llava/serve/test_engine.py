@@ -86,7 +86,9 @@ def test_top_p_of_zero_and_sampling_work(plain_backend):
 def test_text_alone(plain_backend):
     last, _ = answer(plain_backend.engine, "Where is the dog?", pictures=(), wants_maps=True)
     assert last.text
-    assert last.maps == {"projector": "mlp2x_gelu", "words": [], "layers": [], "pictures": []}
+    assert last.maps == {
+        "projector": "mlp2x_gelu", "words": [], "layers": [], "attanchor": None, "pictures": [],
+    }  # fmt: skip
 
 
 def test_a_text_model_answers_and_refuses_pictures(assets):

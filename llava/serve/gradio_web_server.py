@@ -1,0 +1,208 @@
+"""The web page: chat about pictures with any model that the controller knows, and see where its question looked."""
+
+import argparse
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from llava.constants import LOGDIR
+from llava.errors import UserError, exit_on_user_error
+from llava.eval.items import known_conv_mode
+from llava.serve.access import MAX_REQUEST_MB, add_token_flag
+from llava.serve.client import Client
+from llava.serve.conversation_log import ConversationLog
+from llava.serve.dialogue import new_dialogue
+from llava.serve.page_events import VOTES, Events
+from llava.serve.panel import explanation
+from llava.serve.pictures import Limits
+from llava.utils import build_logger
+
+logger = logging.getLogger(__name__)
+
+TITLE = "LLaVA"
+HEADER = """# LLaVA with CCRA
+Ask about a picture. Below the answer you see where in the picture, and in which layers of the vision tower, the
+question made the model look."""
+TERMS = """### Terms of use
+This is a research demo. What it says can be wrong, biased or rude: check it before you rely on it, and upload nothing
+private. Unless its operator has switched that off, this server stores questions, answers and pictures.
+
+### License
+The page is Apache-2.0. Models and the data they were trained on carry licenses of their own."""
+EXAMPLES = Path(__file__).parent / "examples"
+EXAMPLE_QUESTIONS = {"circle.jpg": "What color is the circle?", "shapes.jpg": "Which shape is above the others?"}
+
+READ_URL = "() => Object.fromEntries(new URLSearchParams(window.location.search))"
+SAVE_JSON = """(maps) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([JSON.stringify(maps)], {type: "application/json"}));
+    link.download = "attention.json";
+    link.click();
+    URL.revokeObjectURL(link.href);
+}"""
+# No fonts from elsewhere: the page works offline and tells nobody of its visitors.
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+FILE_LIFE = 3600  # seconds that Gradio's copies of uploaded and drawn pictures stay on disk
+
+
+def build_demo(events: Events, embed: bool = False, concurrency: int = 16) -> gr.Blocks:
+    """The page: its elements, and which event each of them starts.
+
+    Args:
+        events: what they do.
+        embed: leave header and terms out.
+        concurrency: answers streamed at once.
+    """
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(FILE_LIFE, FILE_LIFE)) as demo:
+        state, maps, url_params = gr.State(new_dialogue), gr.State(None), gr.JSON(visible="hidden")
+        if not embed:
+            gr.Markdown(HEADER)
+        notice = gr.Markdown()
+        with gr.Row():
+            with gr.Column(scale=3):
+                with gr.Row(elem_id="model_selector_row"):
+                    model = gr.Dropdown(choices=[], interactive=True, show_label=False, container=False)
+                image = gr.Image(type="pil", label="Picture")
+                mode = gr.Radio(
+                    ["Crop", "Resize", "Pad", "Default"],
+                    value="Default",
+                    label="Preprocess for non-square image",
+                    visible=False,
+                )
+                with gr.Accordion("Parameters", open=False):
+                    wishes = [
+                        gr.Slider(0.0, 1.0, value=0.2, step=0.1, label="Temperature"),
+                        gr.Slider(0.0, 1.0, value=0.7, step=0.1, label="Top P"),
+                        gr.Slider(64, 1024, value=512, step=64, label="Max output tokens"),
+                        gr.Checkbox(value=True, label="Ask for the question's attention"),
+                    ]
+            with gr.Column(scale=8):
+                chatbot = gr.Chatbot(
+                    elem_id="chatbot", label="LLaVA Chatbot", height=650, layout="panel", buttons=["copy"]
+                )
+                with gr.Row():
+                    with gr.Column(scale=8):
+                        textbox = gr.Textbox(
+                            show_label=False, placeholder="Enter text and press ENTER", container=False
+                        )
+                    with gr.Column(scale=1, min_width=50):
+                        send = gr.Button("Send", variant="primary")
+                with gr.Row(elem_id="buttons"):
+                    labels = ("👍  Upvote", "👎  Downvote", "⚠️  Flag", "🔄  Regenerate", "🗑️  Clear")
+                    five = [gr.Button(label, interactive=False) for label in labels]
+        attention = _build_panel(events, state, maps)
+        gr.Examples([[str(EXAMPLES / name), text] for name, text in EXAMPLE_QUESTIONS.items()], [image, textbox])
+        if not embed:
+            gr.Markdown(TERMS)
+
+        turn = [state, chatbot, textbox, image, *five]
+        *voting, again, clean = five
+        for start in (
+            textbox.submit(events.add_text, [state, textbox, image, mode], turn),
+            send.click(events.add_text, [state, textbox, image, mode], turn),
+            again.click(events.regenerate, [state, mode], turn),
+        ):
+            start.then(
+                events.http_bot, [state, model, *wishes], [state, chatbot, maps, *five], concurrency_limit=concurrency
+            ).then(events.show_panel, [state, maps], attention)
+        clean.click(events.clear, None, [*turn, maps]).then(events.show_panel, [state, maps], attention)
+        for button, kind in zip(voting, ("upvote", "downvote", "flag"), strict=True):
+            button.click(events.vote(kind), [state, model], [textbox, *five[:VOTES]], api_name=kind)
+        demo.load(events.load_page, url_params, [state, model, notice], js=READ_URL)
+    return demo
+
+
+def _build_panel(events: Events, state: gr.State, maps: gr.State) -> list[Any]:
+    """The attention panel; returns what :meth:`Events.show_panel` fills."""
+    with gr.Accordion("Attention", elem_id="attention"):
+        told = gr.Markdown(explanation(None))
+        words = gr.HighlightedText(label="Importance of the question's tokens", visible=False)
+        with gr.Row():
+            pictures = [gr.Image(visible=False, interactive=False, buttons=["fullscreen"]) for _ in range(4)]
+        with gr.Row():
+            weights = gr.LinePlot(
+                x="layer",
+                y="weight",
+                color="kind",
+                title="LWCA, layer weights",
+                x_axis_format="~d",
+                height=220,
+                visible=False,
+            )
+            with gr.Column():
+                slider = gr.Slider(1, 2, step=1, label="Layer in the second picture, 1 is the first", visible=False)
+                save = gr.Button("Download the numbers (JSON)", visible=False)
+        pins = gr.AnnotatedImage(label="AttAnchor: pinned words", visible=False)
+    numbers = gr.JSON(visible="hidden")
+    slider.release(events.show_layer, [state, maps, slider], pictures[1])
+    save.click(lambda maps: maps, maps, numbers, api_name="numbers").then(None, numbers, None, js=SAVE_JSON)
+    return [told, words, *pictures, weights, slider, pins, save]
+
+
+def launch(demo: gr.Blocks, host: str, port: int | None, share: bool = False, block: bool = True) -> str:
+    """Serve the page; returns its address. Nothing about visitors is kept or sent elsewhere by Gradio itself."""
+    Image.MAX_IMAGE_PIXELS = Limits().pixels // 2  # PIL refuses pictures of more than twice that
+    demo.queue(api_open=False)
+    _, url, _ = demo.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        prevent_thread_lock=not block,
+        quiet=not block,
+        run_history=False,
+        max_file_size=MAX_REQUEST_MB << 20,
+        footer_links=["gradio"],
+        theme=THEME,
+    )
+    return url
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="llava.serve.gradio_web_server", description="Serve the web page.")
+    parser.add_argument(
+        "--host", type=str, default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: 127.0.0.1)"
+    )
+    parser.add_argument("--port", type=int, default=None, help="default: the first free one from 7860 on")
+    parser.add_argument("--controller-url", type=str, default="http://localhost:21001", help="URL of the controller")
+    parser.add_argument("--concurrency-count", type=int, default=16, help="answers streamed at once (default: 16)")
+    parser.add_argument(
+        "--model-list-mode", type=str, choices=["once", "reload"], default="once", help="when models are listed"
+    )
+    parser.add_argument("--share", action="store_true", help="also a public address through gradio.live")
+    parser.add_argument("--moderate", action="store_true", help="OpenAI moderation of questions (OPENAI_API_KEY)")
+    parser.add_argument("--embed", action="store_true", help="leave header and terms out")
+    parser.add_argument("--conv-mode", type=str, help="template of all models (default: as workers and names say)")
+    parser.add_argument("--log-dir", type=str, default=LOGDIR, help="folder of logs and conversations (default: .)")
+    parser.add_argument("--no-conversations", action="store_true", help="store no questions, answers and pictures")
+    add_token_flag(parser)
+    return parser
+
+
+@exit_on_user_error
+def main() -> None:
+    args = build_parser().parse_args()
+    build_logger("gradio_web_server", "gradio_web_server.log", capture_output=True, folder=args.log_dir)
+    logger.info("args: %s", {name: value for name, value in vars(args).items() if name != "auth_token"})
+    if args.conv_mode:
+        known_conv_mode(args.conv_mode)
+    client = Client(args.controller_url, args.auth_token)
+    events = Events(
+        client,
+        ConversationLog(None if args.no_conversations else Path(args.log_dir)),
+        conv_mode=args.conv_mode,
+        reload=args.model_list_mode == "reload",
+        moderate=args.moderate,
+    )
+    try:
+        events.models = asyncio.run(client.models())
+    except UserError as error:
+        logger.warning("%s; the page asks again when it is opened", error)
+    launch(build_demo(events, args.embed, args.concurrency_count), args.host, args.port, args.share)
+
+
+if __name__ == "__main__":
+    main()
