@@ -45,6 +45,8 @@ FAMILIES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
 DEFAULT_CONTEXT_LENGTH = 2048
 # What a language model's checkpoint lacks of a LLaVA.
 EYES = ("mm_projector", "image_newline", "vision_tower")
+# Patterns that transformers matches from the start of a module's name. These parts are small, and their type is asked for.
+NEVER_QUANTISED = (r".*mm_projector", r".*vision_tower")
 PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")
 
 
@@ -180,8 +182,7 @@ def load_pretrained_model(
 def _quantization(eight_bit: bool) -> BitsAndBytesConfig:
     if not is_bitsandbytes_available():
         raise UserError("load_8bit and load_4bit need bitsandbytes; install it with: pip install bitsandbytes")
-    # The skip list holds for both widths, whatever its name says.
-    whole = ["mm_projector", "vision_tower", "lm_head"]
+    whole = [*NEVER_QUANTISED, "lm_head"]  # the skip list holds for both widths, whatever its name says
     if eight_bit:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
     return BitsAndBytesConfig(

@@ -12,7 +12,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from llava import conversation
 from llava.attanchor.switch import record_attanchor
 from llava.errors import UserError
-from llava.model.builder import find_file, load_config, load_text_model, read_json, supported_attention
+from llava.model.builder import NEVER_QUANTISED, find_file, load_config, load_text_model, read_json, supported_attention
 from llava.model.multimodal_projector.registry import needs_of
 from llava.model.vocabulary import fit_vocabulary
 from llava.query_markers import query_markers
@@ -81,7 +81,7 @@ def _quantised(training_args: TrainingArguments) -> dict[str, Any]:
         options |= {"bnb_4bit_use_double_quant": training_args.double_quant}
         options |= {"bnb_4bit_compute_dtype": compute_dtype(training_args)}
     # The skip list holds for both widths, whatever its name says.
-    quantization = BitsAndBytesConfig(llm_int8_skip_modules=["mm_projector", "vision_tower"], **options)
+    quantization = BitsAndBytesConfig(llm_int8_skip_modules=[*NEVER_QUANTISED], **options)
     return {"device_map": {"": training_args.device}, "quantization_config": quantization}
 
 

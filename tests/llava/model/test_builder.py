@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from llava.errors import UserError
 from llava.mm_utils import process_images, tokenizer_image_token
@@ -170,6 +171,20 @@ def test_quantisation_says_what_it_needs(bits, checkpoints, monkeypatch):
     monkeypatch.setattr(builder, "is_bitsandbytes_available", lambda: False)
     with pytest.raises(UserError, match="need bitsandbytes; install it with: pip install bitsandbytes"):
         load(checkpoints / "llava_tiny_mlp2x_gelu", **bits)
+
+
+@pytest.mark.parametrize("options", [{"load_8bit": True}, {"load_4bit": True}])
+def test_projector_and_tower_stay_whole(options, checkpoints, monkeypatch):
+    """Their modules do not start with these names: a plain name in the skip list would not find them."""
+    monkeypatch.setattr(builder, "is_bitsandbytes_available", lambda: True)
+    seen = []
+    monkeypatch.setattr(builder, "load_whole", lambda checkpoint, load_args: seen.append(load_args) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        load(checkpoints / "llava_tiny_mlp2x_gelu", **options)
+    skipped = seen[0]["quantization_config"].llm_int8_skip_modules
+    names = ["model.mm_projector.0", "transformer.mm_projector", "model.vision_tower.vision_tower.vision_model.encoder"]
+    assert not [name for name in [*names, "lm_head"] if should_convert_module(name, skipped)]
+    assert should_convert_module("model.layers.0.mlp.up_proj", skipped)
 
 
 def test_shards(checkpoints, tmp_path):
