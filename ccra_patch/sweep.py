@@ -269,7 +269,7 @@ def draw(panels: Sequence[Panel], summaries: Mapping[str, Summary], metric: str,
         axes.set_xticks(places, shown, rotation=0 if panel.is_scale else 30, ha="center" if panel.is_scale else "right")
         axes.set_xlabel(panel.title)
         axes.margins(x=0.1)
-    figure.axes[0].set_ylabel(metric)
+    figure.axes[0].set_ylabel(f"{metric}, mean and standard error over seeds")
     figure.savefig(path, dpi=120)
 
 
