@@ -187,6 +187,18 @@ def test_projector_and_tower_stay_whole(options, checkpoints, monkeypatch):
     assert should_convert_module("model.layers.0.mlp.up_proj", skipped)
 
 
+@pytest.mark.parametrize(("options", "tolerance"), [({"load_8bit": True}, 0.3), ({"load_4bit": True}, 2.0)])
+def test_quantised_models_answer(options, tolerance, checkpoints):
+    pytest.importorskip("bitsandbytes")
+    ids, image = torch.tensor([[1, 9, 30, -200, 41, 7]]), torch.zeros(1, 3, 28, 28)
+    with torch.no_grad():
+        expected, got = (
+            load(checkpoints / "llava_tiny_mlp2x_gelu", **settings)[1](ids, images=image).logits
+            for settings in ({}, options)
+        )
+    assert (got - expected).abs().max() < tolerance
+
+
 def test_shards(checkpoints, tmp_path):
     """What transformers writes for large models: shards and an index, under upstream's names."""
     tokenizer, model, _, _ = load(checkpoints / "llava_tiny_mlp2x_gelu")
