@@ -45,7 +45,7 @@ FAMILIES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
 DEFAULT_CONTEXT_LENGTH = 2048
 # What a language model's checkpoint lacks of a LLaVA.
 EYES = ("mm_projector", "image_newline", "vision_tower")
-# Patterns, which transformers matches from the start of a module's name. These parts are small, and asked for their type.
+# Patterns, which transformers matches from the start of a module's name. These parts are small.
 NEVER_QUANTISED = (r".*mm_projector", r".*vision_tower")
 PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")
 
