@@ -13,6 +13,8 @@ Needs torch and einops; knows nothing of llava, except in :mod:`ccra_patch.regis
 * :mod:`~ccra_patch.metrics`: how consistent the layers are (Table 2), ``python -m ccra_patch.analyze``
 * :mod:`~ccra_patch.picture`, :mod:`~ccra_patch.depth_picture`, :mod:`~ccra_patch.language_attention`: the paper's
   pictures (need matplotlib and pillow), ``python -m ccra_patch.draw``
+* :mod:`~ccra_patch.baselines`: methods to compare with, one file each
+* :mod:`~ccra_patch.studies`: the paper's comparisons as data, which ``python -m ccra_patch.sweep`` trains and evaluates
 
 Shapes everywhere: B images, L vision layers, N patches, T query tokens, S tokens of a sequence, d vision width, D width
 of the language model, h hidden width of the attentions.
