@@ -35,6 +35,10 @@ EXTRAS = {
         "gradio_client>=2.7,<3",  # the client of gradio 6
         "fastapi>=0.115,<1",  # controller and workers
         "uvicorn>=0.30,<1",  # controller and workers
+        "starlette>=0.46,<2",  # under fastapi; the gate before every route is written for it
+        "httpx>=0.27,<1",  # what they and the page call each other with
+        "pydantic>=2.7,<3",  # bodies of requests
+        "pandas>=2.2,<4",  # the page's curve
     ],
     "eval": [
         "pandas>=2.2,<4",  # MMBench tables
@@ -59,6 +63,7 @@ EXTRAS = {
         "types-requests>=2.31",  # stubs; no code of theirs runs, so the newest will do
         "types-tqdm>=4.60",  # stubs, likewise
     ],
+    "browser": ["playwright>=1.50,<2"],  # tests of the page in a Chromium that is installed
     "docs": [
         "mkdocs>=1.6,<2",  # 2 is announced with another configuration
         "mkdocstrings[python]>=0.29,<2",  # 0.29 reads PEP 695 syntax; API pages from docstrings
