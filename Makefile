@@ -33,8 +33,12 @@ setup: $(STAMPS)/$(EXTRAS) ## build .venv: torch for CPU (TORCH=torch==2.13.0 fo
 demo: $(STAMPS)/demo ## train and evaluate CCRA on Easy-VQA, CPU, under 15 minutes (FULL=1: all test questions)
 	$(IN_VENV) bash playground/tiny/demo.sh $(ARGS)
 
+.PHONY: chat
+chat: $(STAMPS)/serve ## chat in the browser, with the demo's model or ARGS="--model-path ..."
+	$(BIN)/python -m llava.serve.app $(ARGS)
+
 .PHONY: test
-test: $(STAMPS)/dev,train,demo,eval ## run the tests
+test: $(STAMPS)/dev,train,demo,eval,serve ## run the tests
 	$(BIN)/python -m pytest $(TEST_ARGS) $(ARGS)
 
 .PHONY: lint
