@@ -57,7 +57,8 @@ typecheck: $(STAMPS)/dev ## mypy over llava and ccra_patch
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: $(STAMPS)/base ## time and memory of the projectors
+bench: $(STAMPS)/base ## time and memory of the projectors, and what ccra costs a whole model
+	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/projectors.py $(ARGS)
 
 .PHONY: eval-gqa

@@ -11,28 +11,25 @@ Arms take turns, so that a busy machine slows all of them; times are medians, an
 import argparse
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from random_llava import BEGIN, CLOSE, OPEN, PATCH, VOCABULARY, WORD, build_model  # noqa: E402
 
 from ccra_patch.attanchor import AttAnchorSettings  # noqa: E402
 from llava.attanchor.calibrate import threshold_for  # noqa: E402
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX  # noqa: E402
 from llava.model.anchoring import find_matches, insert_anchors  # noqa: E402
-from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM  # noqa: E402
 from llava.model.merge import ImageSlots, lay_out  # noqa: E402
 
-OPEN, CLOSE, WORD, VOCABULARY = 3, 4, 10, 1000
 MERGE_WIDTH = 4096  # D of LLaVA-7B
-PATCH = 14  # pixels
 OFF = "without AttAnchor"
 
 Run = Callable[[], object]
@@ -58,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
 def prompts(sizes: argparse.Namespace) -> Tensor:
     """``[B, S]``: a turn's opening, the picture, the question, its end."""
     words = torch.randint(WORD, VOCABULARY, (sizes.batch, sizes.tokens))
-    ends = torch.tensor([1, OPEN, IMAGE_TOKEN_INDEX]).expand(sizes.batch, -1), torch.full((sizes.batch, 1), CLOSE)
+    ends = torch.tensor([BEGIN, OPEN, IMAGE_TOKEN_INDEX]).expand(sizes.batch, -1), torch.full((sizes.batch, 1), CLOSE)
     return torch.cat([ends[0], words, ends[1]], dim=1).to(sizes.device)
 
 
@@ -98,7 +95,9 @@ def merge_runs(sizes: argparse.Namespace, dtype: torch.dtype) -> tuple[dict[str,
 
 def forward_runs(sizes: argparse.Namespace, dtype: torch.dtype) -> tuple[dict[str, Run], dict[str, int]]:
     """One forward pass of a randomly initialised LLaVA from pixels to logits; how long the sequences get."""
-    model = build_model(sizes, dtype)
+    model = build_model(
+        sizes.text_dim, sizes.depth, sizes.vision_dim, sizes.vision_depth, sizes.side, dtype, sizes.device
+    )
     ids = prompts(sizes)
     pixels = sizes.side * PATCH
     images = torch.randn(sizes.batch, 3, pixels, pixels, dtype=dtype, device=sizes.device)
@@ -115,41 +114,6 @@ def forward_runs(sizes: argparse.Namespace, dtype: torch.dtype) -> tuple[dict[st
         {name: lambda settings=settings: forward(settings) for name, settings in named.items()},
         {name: forward(settings).shape[1] for name, settings in named.items()},
     )
-
-
-def build_model(sizes: argparse.Namespace, dtype: torch.dtype) -> LlavaLlamaForCausalLM:
-    with tempfile.TemporaryDirectory() as folder:
-        pixels = sizes.side * PATCH
-        tower = CLIPVisionConfig(
-            hidden_size=sizes.vision_dim,
-            intermediate_size=4 * sizes.vision_dim,
-            num_hidden_layers=sizes.vision_depth,
-            num_attention_heads=max(1, sizes.vision_dim // 64),
-            image_size=pixels,
-            patch_size=PATCH,
-        )
-        CLIPVisionModel(tower).save_pretrained(folder)
-        size = {"size": {"shortest_edge": pixels}, "crop_size": {"height": pixels, "width": pixels}}
-        CLIPImageProcessorPil(**size).save_pretrained(folder)
-        config = LlavaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=sizes.text_dim,
-            intermediate_size=int(2.6875 * sizes.text_dim),  # Llama's ratio
-            num_hidden_layers=sizes.depth,
-            num_attention_heads=max(1, sizes.text_dim // 128),
-            mm_vision_tower=folder,
-            mm_hidden_size=sizes.vision_dim,
-            mm_projector_type="mlp2x_gelu",
-            mm_vision_select_layer=-2,
-            mm_query_markers={"open": [[OPEN]], "close": [[CLOSE]], "skip": []},
-        )
-        with torch.device(sizes.device):
-            torch.set_default_dtype(dtype)
-            model = LlavaLlamaForCausalLM(config).eval()
-            torch.set_default_dtype(torch.float32)
-        model.get_vision_tower().load_model()
-    model.get_vision_tower().to(device=sizes.device, dtype=dtype)
-    return model
 
 
 def median_times(runs: dict[str, Run], sizes: argparse.Namespace) -> dict[str, float]:

@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "ccra_patch")]
 from reference import ReferencePAI  # noqa: E402
 
 from ccra_patch.pai import PAIStack  # noqa: E402
+from ccra_patch.settings import INTEGRATIONS, NORM_ORDERS  # noqa: E402
 
 ARMS = ("read bound", "attention stack", "reference", "mlp2x_gelu")
 PASSES = ("forward", "forward + backward")
@@ -43,7 +44,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--vision-dim", type=int, default=1024, help="d (default 1024)")
     parser.add_argument("--text-dim", type=int, default=4096, help="D (default 4096)")
     parser.add_argument("--hidden-dim", type=int, default=128, help="h (default 128)")
-    parser.add_argument("--norm-order", choices=("pre", "post"), default="pre")
+    parser.add_argument("--norm-order", choices=NORM_ORDERS, default="pre")
+    parser.add_argument("--integration", choices=INTEGRATIONS, default="pai")
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -78,7 +80,7 @@ def build(arm: str, kind: str, dtype: torch.dtype, sizes: argparse.Namespace) ->
 def _module(
     arm: str, sizes: argparse.Namespace, stack: Tensor, query: Tensor, mask: Tensor
 ) -> tuple[Callable, tuple[Tensor, ...]]:
-    settings = {"hidden_dim": sizes.hidden_dim, "norm_order": sizes.norm_order}
+    settings = {"hidden_dim": sizes.hidden_dim, "norm_order": sizes.norm_order, "integration": sizes.integration}
     match arm:
         case "read bound":
             return _read_twice, (stack,)
@@ -133,7 +135,7 @@ def main() -> None:
     sizes = parse_arguments()
     print(
         f"B={sizes.images} L={sizes.layers} N={sizes.patches} d={sizes.vision_dim} D={sizes.text_dim} "
-        f"T={sizes.tokens} h={sizes.hidden_dim}, norm order {sizes.norm_order}, {sizes.device}, "
+        f"T={sizes.tokens} h={sizes.hidden_dim}, {sizes.integration}, norm order {sizes.norm_order}, {sizes.device}, "
         f"{sizes.threads} thread(s), median of {sizes.repeats}"
     )
     for name in sizes.dtypes:
