@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import MistralConfig, MistralForCausalLM, MptConfig, MptForCausalLM
 
 from llava.model.builder import load_pretrained_model
+from llava.model.utils import load_for_saving, save_whole
 from llava.tokenization import load_tokenizer
 from llava.train.llava_trainer import LLaVATrainer
 from llava.train.train import train
@@ -87,6 +88,17 @@ def test_a_pretrained_folder_is_upstreams(run, written):
     out = run(PRETRAIN, max_steps=2, save_steps=1)
     assert described(out / "mm_projector.bin") == written["pretrain"]["mm_projector.bin"]
     assert described(out / "checkpoint-2" / "mm_projector.bin") == written["pretrain"]["mm_projector.bin"]
+
+
+@pytest.mark.parametrize("saved_in", [torch.float16, torch.bfloat16])
+def test_a_half_precision_checkpoint_trains_in_float32(saved_in, run, recording, assets, tmp_path):
+    """transformers 5 loads in the type of the file; updates far smaller than a weight would be lost in that."""
+    model = load_for_saving(str(assets / "vicuna_tiny"), saved_in)
+    save_whole(model, str(assets / "vicuna_tiny"), str(tmp_path / "base"))
+    out = run(FINETUNE, model_name_or_path=tmp_path / "base", max_steps=1)
+    trained = {p.dtype for p in recording["trainers"][0].model.parameters() if p.requires_grad}
+    assert trained == {torch.float32}
+    assert {kind for _, kind in described(out / "model.safetensors").values()} == {"float32"}
 
 
 def test_resumption_goes_on_as_upstreams_does(run, recording, recorded_weights, goldens, monkeypatch):

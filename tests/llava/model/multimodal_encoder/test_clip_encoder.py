@@ -67,6 +67,18 @@ def test_the_language_models_hidden_states_leave_the_towers_alone(wish, way, ass
     assert torch.equal(tower.forward_layers(images[:1], "all")[1], stack)
 
 
+def test_training_mode_and_checkpointing_stop_at_the_tower(assets, images):
+    """Both reach every module of a model, and a frozen tower has dropout and recomputation to lose."""
+    model = load(assets / "llava_tiny_mlp2x_gelu")
+    tower = model.get_vision_tower()
+    tower.load_model()
+    model.gradient_checkpointing_enable()
+    model.train()
+    assert model.model.layers[0].training
+    assert not any(module.training for module in tower.modules())
+    assert not tower(images).requires_grad
+
+
 def test_layers_are_those_of_transformers(assets, images):
     tower = tower_of(assets)
     clip = CLIPVisionModel.from_pretrained(assets / "clip_tiny").eval()
