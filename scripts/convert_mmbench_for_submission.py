@@ -14,11 +14,11 @@ PREDICTION_COLUMN = 6
 def convert(annotation_file: str, result_dir: str, upload_dir: str, experiment: str) -> None:
     """Writes ``<upload_dir>/<experiment>.xlsx``. Raises UserError for missing files and for damaged ones."""
     pandas = import_extra("pandas", "MMBench's tables are")
-    import_extra("openpyxl", "xlsx files are")
+    forbidden = import_extra("openpyxl.cell.cell", "xlsx files are").ILLEGAL_CHARACTERS_RE
     result_file = Path(result_dir).expanduser() / f"{experiment}.jsonl"
     answers = read_json_lines(str(result_file))
     require_keys(answers, ("question_id", "text"), str(result_file))
-    predictions = {int(answer["question_id"]): answer["text"] for answer in answers}
+    predictions = {int(answer["question_id"]): forbidden.sub("", answer["text"]) for answer in answers}
 
     table = pandas.DataFrame(read_table(annotation_file, ("index",))).drop(columns=list(DROPPED), errors="ignore")
     place = min(PREDICTION_COLUMN, len(table.columns))

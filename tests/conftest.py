@@ -99,3 +99,16 @@ def make_ccra(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         return folder
 
     return make
+
+
+@pytest.fixture
+def write_lines(tmp_path: Path) -> Callable[..., str]:
+    """``write_lines("a.jsonl", {...}, {...})`` -> the path of a JSON Lines file."""
+
+    def write(name: str, *records: object) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        return str(path)
+
+    return write

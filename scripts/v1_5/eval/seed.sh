@@ -14,7 +14,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../../lib/evaluate.sh"
 
 : "${DATA:=$EVAL_DATA/seed_bench}"
-: "${IMAGES:=DATA}"
+: "${IMAGES:=$DATA}"
 : "${ANSWERS:=$DATA/answers/$NAME}"
 : "${UPLOAD:=$DATA/answers_upload/$NAME.jsonl}"
 

@@ -103,17 +103,6 @@ def answers_of() -> Callable[[Path], list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def write_lines(tmp_path: Path) -> Callable[..., str]:
-    """``write_lines("a.jsonl", {...}, {...})`` -> the path of a JSON Lines file."""
-
-    def write(name: str, *records: Any) -> str:
-        (tmp_path / name).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        return str(tmp_path / name)
-
-    return write
-
-
-@pytest.fixture
 def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """``run_main(module, "--flag", value)`` -> what the command printed; SystemExit when it failed."""
 
