@@ -130,6 +130,17 @@ def test_ways_to_generate(way, path, pictures):
     assert "num_beams" in way or got.tolist() == expected.tolist()
 
 
+def test_a_long_prompt_is_not_cut_when_it_is_answered(path, pictures):
+    """What training cuts off at ``tokenizer_model_max_length`` is the end of the prompt: the question (defect M9)."""
+    tokenizer, model, processor, _ = load_pretrained_model(path, None, "llava-tiny", device="cpu")
+    pixels = process_images(pictures[:1], processor, model.config)
+    ids = tokenizer_image_token(prompt_of("What is it?"), tokenizer, return_tensors="pt").unsqueeze(0)
+    expected = model.generate(ids, images=pixels, do_sample=False, max_new_tokens=6)
+    model.config.tokenizer_model_max_length = 20
+    assert model.generate(ids, images=pixels, do_sample=False, max_new_tokens=6).tolist() == expected.tolist()
+    assert model(ids, images=pixels).logits.shape[1] == 20
+
+
 def test_what_generate_refuses(path):
     _, model, _, _ = load_pretrained_model(path, None, "llava-tiny", device="cpu")
     with pytest.raises(NotImplementedError, match="`inputs_embeds` is not supported"):

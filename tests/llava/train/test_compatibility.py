@@ -101,6 +101,42 @@ def test_a_half_precision_checkpoint_trains_in_float32(saved_in, run, recording,
     assert {kind for _, kind in described(out / "model.safetensors").values()} == {"float32"}
 
 
+def test_bfloat16_runs_keep_what_they_train_in_float32(run, recording):
+    """Upstream holds all in bfloat16, where a step of 2e-5 changes hardly a weight; frozen parts need no more."""
+    run(FINETUNE, max_steps=1, bf16=True)
+    parameters = dict(recording["trainers"][0].model.named_parameters())
+    assert {p.dtype for p in parameters.values() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for name, p in parameters.items() if "vision_tower" in name} == {torch.bfloat16}
+
+
+def test_accumulated_batches_are_one_large_batch(run, recording, monkeypatch, tmp_path):
+    """The loss is the mean over all tokens of an update; upstream's is the mean of its micro batches' means."""
+    monkeypatch.setattr(LLaVATrainer, "_get_train_sampler", lambda self, dataset=None: list(range(16)))
+    for batch, accumulation in ((4, 1), (2, 2)):
+        flags = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation, "max_steps": 3}
+        run(FINETUNE, **flags, output_dir=tmp_path / f"{batch}")
+    weights = [dict(trainer.model.named_parameters()) for trainer in recording["trainers"]]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=2e-6, msg=name)
+    losses = [[e["loss"] for e in trainer.state.log_history if "loss" in e] for trainer in recording["trainers"]]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-4)
+
+
+def test_the_newline_of_tiles_goes_from_stage_to_stage(run, recording, tmp_path):
+    """Upstream's adapter files leave it behind, and LoRA leaves it frozen (defect M24)."""
+    tiles = {"mm_patch_merge_type": "spatial_unpad", "image_aspect_ratio": "anyres", "max_steps": 2}
+    tiles |= {"image_grid_pinpoints": "[[28,56],[56,28],[56,56]]", "warmup_ratio": 0}
+    first = run(PRETRAIN, **tiles, output_dir=tmp_path / "first")
+    newline = torch.load(first / "mm_projector.bin", weights_only=True)["model.image_newline"]
+    adapter = {"pretrain_mm_mlp_adapter": first / "mm_projector.bin", "learning_rate": 0, "mm_projector_lr": 0}
+    second = run("lora", **tiles, **adapter, output_dir=tmp_path / "second")
+    trained = dict(recording["trainers"][-1].model.named_parameters())["base_model.model.model.image_newline"]
+    assert trained.requires_grad
+    assert torch.equal(trained.detach(), newline)
+    saved = torch.load(second / "non_lora_trainables.bin", weights_only=True)
+    assert torch.equal(saved["base_model.model.model.image_newline"], newline)
+
+
 def test_resumption_goes_on_as_upstreams_does(run, recording, recorded_weights, goldens, monkeypatch):
     """Ten steps, the last five again from checkpoint-5: losses, rates and final weights of upstream's resumed run."""
     golden = json.loads((goldens / "train" / "finetune_resume.json").read_text())
