@@ -80,51 +80,24 @@ def _tidy(text: str) -> str:
     return text.replace("  ", " ").strip().removesuffix("BECAUSE:").strip()
 
 
-def create_one_example_chatbot(
-    format: str,
-    question: str,
-    context: str,
-    choice: str,
-    answer: str,
-    lecture: str,
-    solution: str,
-    test_example: bool = True,
-) -> tuple[str, str]:
-    """A problem as input and output; a ``test_example`` leaves the output at ``Answer:``."""
-    parts = {"Q": question, "C": context, "M": choice, "A": answer, "L": lecture, "E": solution}
+def create_one_example_chatbot(format: str, *parts: str, test_example: bool = True) -> tuple[str, str]:
+    """A problem as input and output; a ``test_example`` leaves the output at ``Answer:``.
+
+    ``parts`` are question, context, choices, answer, lecture and solution, as texts.
+    """
     before, _, after = format.partition("-")
-    return input_text(before, parts), "Answer:" if test_example else output_text(after, parts)
+    by_letter = dict(zip("QCMALE", parts, strict=True))
+    return input_text(before, by_letter), "Answer:" if test_example else output_text(after, by_letter)
 
 
-def create_one_example(
-    format: str,
-    question: str,
-    context: str,
-    choice: str,
-    answer: str,
-    lecture: str,
-    solution: str,
-    test_example: bool = True,
-) -> str:
+def create_one_example(format: str, *parts: str, test_example: bool = True) -> str:
     """A problem as one text."""
-    example = create_one_example_chatbot(format, question, context, choice, answer, lecture, solution, test_example)
-    return "\n".join(example)
+    return "\n".join(create_one_example_chatbot(format, *parts, test_example=test_example))
 
 
-def create_one_example_gpt4(
-    format: str,
-    question: str,
-    context: str,
-    choice: str,
-    answer: str,
-    lecture: str,
-    solution: str,
-    test_example: bool = True,
-) -> list[dict[str, str]]:
+def create_one_example_gpt4(format: str, *parts: str, test_example: bool = True) -> list[dict[str, str]]:
     """A problem as turns of a chat: the user's, and unless it is a ``test_example`` the assistant's."""
-    asked, answered = create_one_example_chatbot(
-        format, question, context, choice, answer, lecture, solution, test_example
-    )
+    asked, answered = create_one_example_chatbot(format, *parts, test_example=test_example)
     turns = [{"role": "user", "content": asked}]
     return turns if test_example else [*turns, {"role": "assistant", "content": answered}]
 

@@ -263,9 +263,8 @@ def test_a_split_with_answers_is_scored_here(
     tmp_path: Path, bash: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     vizwiz(tmp_path)
-    write(
-        tmp_path / "val.json", [{"image": str(n), "answers": [{"answer": text} for text in PEOPLE]} for n in range(3)]
-    )
+    people = [{"answer": text} for text in PEOPLE]
+    write(tmp_path / "val.json", [{"image": str(n), "answers": people} for n in range(3)])
     result = bash(SCRIPTS / "vizwiz.sh", DATA=str(tmp_path), ANNOTATIONS=str(tmp_path / "val.json"))
     assert "(n=3) | LLaVA-v1.5-7B 53.2 | " in result.stdout.splitlines()[-1]
     vqav2(tmp_path)
