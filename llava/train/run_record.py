@@ -16,6 +16,7 @@ import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from llava.errors import UserError
+from llava.train.validation import validation_sources
 
 RECORD = "run.json"
 # What may change between a run and its resumption without making it another run.
@@ -68,12 +69,20 @@ def given_settings(*arguments: Any) -> dict[str, Any]:
     return json.loads(json.dumps(merged, default=str))
 
 
+def _deepspeed_config(given: Any) -> Any:
+    """The settings behind ``--deepspeed``, which may be a file or its content."""
+    return json.loads(Path(given).read_text(encoding="utf-8")) if isinstance(given, str) else given
+
+
 def describe_run(model_args: Any, data_args: Any, training_args: Any) -> dict[str, Any]:
     """The record: settings, data hash, versions, commit, seed."""
     return {
         "settings": given_settings(model_args, data_args, training_args),
         "data_sha256": file_hash(data_args.data_path),
+        "eval_data_sha256": {name: file_hash(path) for name, path in validation_sources(data_args).items()},
         "seed": training_args.seed,
+        "data_seed": training_args.seed if training_args.data_seed is None else training_args.data_seed,
+        "deepspeed_config": _deepspeed_config(training_args.deepspeed),
         "versions": versions(),
         "commit": git_commit(),
         "machine": {"cuda": torch.version.cuda, "processes": training_args.world_size},
@@ -100,8 +109,8 @@ def refuse_foreign_output(output_dir: str, record: dict[str, Any], overwrite: bo
         raise UserError(f"{file} is not readable ({error}); move the folder away or delete it") from error
     old, new = before["settings"], record["settings"]
     changed = sorted(key for key in old.keys() | new.keys() if key not in INCIDENTAL and old.get(key) != new.get(key))
-    if before["data_sha256"] != record["data_sha256"]:
-        changed.append("the data file's content")
+    contents = {"data_sha256": "the data file's content", "eval_data_sha256": "the validation data's content"}
+    changed += [name for key, name in contents.items() if before.get(key) != record[key]]
     if changed:
         example = changed[0]
         detail = f" (there {old.get(example)!r}, here {new.get(example)!r})" if example in old else ""

@@ -204,7 +204,7 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
         if training_args.overwrite_output_dir:
             for old in Path(training_args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
                 shutil.rmtree(old)
-        run_record.write_record(training_args.output_dir, record)
+        run_record.write_record(training_args.output_dir, record | {"model_config": model.config.to_dict()})
 
     if training_args.dry_run:
         seconds = trainer.train().metrics["train_runtime"]

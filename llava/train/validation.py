@@ -1,7 +1,7 @@
 """Validation while training: several sources, one loss that decides, and the moment to stop."""
 
 import re
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,27 +15,30 @@ from llava.train.dataset import LazySupervisedDataset
 NAMED = re.compile(r"([\w.-]+)=(.+)")
 
 
-def validation_sources(values: Sequence[str]) -> dict[str, str]:
+def validation_sources(data_args: Any) -> dict[str, str]:
     """What ``--eval_data_path`` names: ``{name: path}``, the name empty for a single path without one.
 
-    Raises UserError when several sources are not told apart.
+    Raises UserError when several sources are not told apart, or one does not exist.
     """
+    values: list[str] = data_args.eval_data_path or []
     matches = [NAMED.fullmatch(value) for value in values]
     sources = {match[1] if match else "": match[2] if match else values[i] for i, match in enumerate(matches)}
     if len(sources) < len(values) or (len(values) > 1 and not all(matches)):
         raise UserError(
             f"--eval_data_path {' '.join(values)}: several sources need a name each, such as vqa=vqa.json ocr=ocr.json"
         )
+    for path in sources.values():
+        if not Path(path).is_file():
+            raise UserError(f"--eval_data_path {path} does not exist; give a JSON list of validation samples")
     return sources
 
 
 def build_validation_data(data_args: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
     """What the trainer takes as ``eval_dataset``: one data set, one per named source, or None without a source."""
-    if not data_args.eval_data_path:
-        return None
-    sources = validation_sources(data_args.eval_data_path)
-    datasets = {name: LazySupervisedDataset(path, tokenizer, data_args) for name, path in sources.items()}
-    return datasets.get("", datasets)
+    datasets = {
+        name: LazySupervisedDataset(path, tokenizer, data_args) for name, path in validation_sources(data_args).items()
+    }
+    return datasets.get("", datasets or None)
 
 
 class EarlyStopping(EarlyStoppingCallback):

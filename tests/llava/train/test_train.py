@@ -72,7 +72,10 @@ def test_stage_one_writes_the_projector_alone(run):
     assert metadata["step"] == "2"
     assert json.loads(metadata["config"])["mm_hidden_size"] == 32
     record = json.loads((out / "run.json").read_text())
-    assert record["seed"] == 42
+    assert record["seed"] == record["data_seed"] == 42
+    assert record["model_config"]["mm_hidden_size"] == 32
+    assert len(record["data_sha256"]) == 64
+    assert record["commit"] is None or len(record["commit"].removesuffix("+changes")) == 40
     assert record["settings"]["learning_rate"] == 0.01
     assert record["versions"]["torch"]
 

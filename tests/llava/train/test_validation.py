@@ -1,6 +1,7 @@
 """Validation while training: sources, the loss that decides, the best model, and when training stops."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,23 +17,28 @@ from llava.train.validation import EarlyStopping, validation_sources
 EVALUATING = {"evaluation_strategy": "steps", "eval_steps": 1, "save_steps": 1, "per_device_eval_batch_size": 3}
 
 
-@pytest.mark.parametrize(
-    ("values", "sources"),
-    [
-        (["val.json"], {"": "val.json"}),
-        (["vqa=val.json"], {"vqa": "val.json"}),
-        (["vqa=a=b.json", "text-vqa.v2=/data/t.json"], {"vqa": "a=b.json", "text-vqa.v2": "/data/t.json"}),
-        (["runs/lr=1/val.json"], {"": "runs/lr=1/val.json"}),
-    ],
-)
-def test_sources(values, sources):
-    assert validation_sources(values) == sources
+def sources_of(*values):
+    return validation_sources(SimpleNamespace(eval_data_path=list(values)))
+
+
+def test_sources(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (Path("val.json"), Path("a=b.json"), Path("lr=1/val.json")):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert sources_of("val.json") == {"": "val.json"}
+    assert sources_of("vqa=val.json") == {"vqa": "val.json"}
+    assert sources_of("vqa=a=b.json", "text-vqa.v2=val.json") == {"vqa": "a=b.json", "text-vqa.v2": "val.json"}
+    assert sources_of("./lr=1/val.json") == {"": "./lr=1/val.json"}
+    assert validation_sources(SimpleNamespace(eval_data_path=None)) == {}
+    with pytest.raises(UserError, match=r"--eval_data_path no\.json does not exist; give a JSON list"):
+        sources_of("vqa=val.json", "ocr=no.json")
 
 
 @pytest.mark.parametrize("values", [["a.json", "b.json"], ["a=a.json", "b.json"], ["a=a.json", "a=b.json"]])
 def test_several_sources_need_a_name_each(values):
     with pytest.raises(UserError, match=r"--eval_data_path .*several sources need a name each, such as vqa=vqa\.json"):
-        validation_sources(values)
+        sources_of(*values)
 
 
 @pytest.mark.parametrize(
