@@ -122,6 +122,15 @@ def test_accumulated_batches_are_one_large_batch(run, recording, monkeypatch, tm
     assert losses[0] == pytest.approx(losses[1], abs=2e-4)
 
 
+def test_a_batch_with_nothing_to_learn_has_loss_zero(run, recording, tmp_path):
+    """Upstream divides zero by zero, and every weight is lost."""
+    turns = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": ""}]
+    (tmp_path / "silent.json").write_text(json.dumps([{"id": str(i), "conversations": turns} for i in range(4)]))
+    run(FINETUNE, data_path=tmp_path / "silent.json", max_masked_share=1, max_steps=1, image_folder=tmp_path)
+    assert recording["losses"] == [0.0]
+    assert all(p.isfinite().all() for p in recording["trainers"][0].model.parameters())
+
+
 def test_the_newline_of_tiles_goes_from_stage_to_stage(run, recording, tmp_path):
     """Upstream's adapter files leave it behind, and LoRA leaves it frozen (defect M24)."""
     tiles = {"mm_patch_merge_type": "spatial_unpad", "image_aspect_ratio": "anyres", "max_steps": 2}
