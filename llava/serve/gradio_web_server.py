@@ -29,10 +29,12 @@ Ask about a picture. Below the answer you see where in the picture, and in which
 question made the model look."""
 TERMS = """### Terms of use
 This is a research demo. What it says can be wrong, biased or rude: check it before you rely on it, and upload nothing
-private. Unless its operator has switched that off, this server stores questions, answers and pictures.
+private. {storage}
 
 ### License
 The page is Apache-2.0. Models and the data they were trained on carry licenses of their own."""
+STORES = "This server stores questions, answers and pictures."
+STORES_NOTHING = "This server logs no questions, answers or pictures; uploads are deleted after an hour or two."
 EXAMPLES = Path(__file__).parent / "examples"
 EXAMPLE_QUESTIONS = {"circle.jpg": "What color is the circle?", "shapes.jpg": "Which shape is above the others?"}
 
@@ -97,7 +99,7 @@ def build_demo(events: Events, embed: bool = False, concurrency: int = 16) -> gr
         attention = _build_panel(events, state, maps)
         gr.Examples([[str(EXAMPLES / name), text] for name, text in EXAMPLE_QUESTIONS.items()], [image, textbox])
         if not embed:
-            gr.Markdown(TERMS)
+            gr.Markdown(TERMS.format(storage=STORES if events.log.folder else STORES_NOTHING))
 
         turn = [state, chatbot, textbox, image, *five]
         *voting, again, clean = five
@@ -109,7 +111,8 @@ def build_demo(events: Events, embed: bool = False, concurrency: int = 16) -> gr
             start.then(
                 events.http_bot, [state, model, *wishes], [state, chatbot, maps, *five], concurrency_limit=concurrency
             ).then(events.show_panel, [state, maps], attention)
-        clean.click(events.clear, None, [*turn, maps]).then(events.show_panel, [state, maps], attention)
+        for emptied in (clean.click, chatbot.clear):  # the latter is the chat box's own bin
+            emptied(events.clear, None, [*turn, maps]).then(events.show_panel, [state, maps], attention)
         for button, kind in zip(voting, ("upvote", "downvote", "flag"), strict=True):
             button.click(events.vote(kind), [state, model], [textbox, *five[:VOTES]], api_name=kind)
         demo.load(events.load_page, url_params, [state, model, notice], js=READ_URL)
@@ -129,14 +132,13 @@ def _build_panel(events: Events, state: gr.State, maps: gr.State) -> list[Any]:
                 y="weight",
                 color="kind",
                 title="LWCA, layer weights",
-                x_axis_format="~d",
                 height=220,
                 visible=False,
             )
             with gr.Column():
                 slider = gr.Slider(1, 2, step=1, label="Layer in the second picture, 1 is the first", visible=False)
                 save = gr.Button("Download the numbers (JSON)", visible=False)
-        pins = gr.AnnotatedImage(label="AttAnchor: pinned words", visible=False)
+        pins = gr.AnnotatedImage(label="AttAnchor: pinned words", height=320, visible=False)
     numbers = gr.JSON(visible="hidden")
     slider.release(events.show_layer, [state, maps, slider], pictures[1])
     save.click(lambda maps: maps, maps, numbers, api_name="numbers").then(None, numbers, None, js=SAVE_JSON)

@@ -166,7 +166,7 @@ class Events:
                 gr.update(value=panel.word_weights(maps), visible=True),
                 *(_drawn(*panel.lpwca_picture(maps, pictures[0], place)) for place in places),
                 _drawn(*panel.pwca_picture(maps, pictures[0])),
-                gr.update(value=pd.DataFrame(panel.layer_weights(maps)), visible=True),
+                gr.update(value=pd.DataFrame(panel.layer_weights(maps)), sort=panel.layer_names(maps), visible=True),
                 gr.update(maximum=max(depth, 2), value=places[1] + 1, visible=depth > 1),
             ]
         if maps is not None and panel.has_pins(maps):

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from ccra_patch.picture import on_picture
 
 LONGEST_SIDE = 448  # pixels of a drawn map
-HEAT = 0.6  # how much of the colour is the map's, the rest is the picture's
+HEAT = 0.6  # how much of the colour is the map's or the pin's; the rest is the picture's
 
 Maps = dict[str, Any]
 
@@ -88,9 +88,14 @@ def pwca_picture(maps: Maps, picture: Image.Image) -> tuple[Image.Image, str]:
     return image, f"PWCA: {low:.3g} to {high:.3g}"
 
 
+def layer_names(maps: Maps) -> list[str]:
+    """The layers as places of an axis, not as numbers between which there could be others."""
+    return [str(layer) for layer in maps["layers"]]
+
+
 def layer_weights(maps: Maps) -> dict[str, list[Any]]:
     """Columns ``layer``, ``weight`` and ``kind``: LWCA's softmax of the scores as computed, and smoothed."""
-    numbers, layers = maps["pictures"][0], maps["layers"]
+    numbers, layers = maps["pictures"][0], layer_names(maps)
     raw = torch.tensor(numbers["layer_scores"]).softmax(dim=0).tolist()
     return {
         "layer": [*layers, *layers],
@@ -114,7 +119,7 @@ def pinned_words(maps: Maps, picture: Image.Image) -> tuple[Image.Image, list[tu
     for pin in sorted(maps["pictures"][0]["pins"], key=lambda pin: pin["token"]):
         mask = masks.setdefault((pin["token"], pin["text"]), np.zeros((shown.height, shown.width)))
         left, top, right, bottom = (max(0, round(side * scale)) for side in pin["box"])
-        mask[top:bottom, left:right] = 1
+        mask[top:bottom, left:right] = HEAT
     return shown, [(mask, text) for (_, text), mask in masks.items()]
 
 

@@ -160,6 +160,36 @@ class TestMaps:
         assert "".join(third["words"]).replace(" ", "") == "Whatisonthetable?Whereisthedog?"
         assert first["pictures"][0]["pwca"] != third["pictures"][0]["pwca"]
 
+    def test_tiles_of_a_large_picture_are_not_taken_for_pictures(self, ccra_backend, monkeypatch):
+        config = ccra_backend.engine.model.config
+        monkeypatch.setattr(config, "image_aspect_ratio", "anyres")
+        monkeypatch.setattr(config, "image_grid_pinpoints", [[28, 56], [56, 28]], raising=False)
+        tall = Image.new("RGB", (20, 60), "blue")
+        two = answer(ccra_backend.engine, "<image>\n<image>\nWhere is it?", pictures=(RED, tall), wants_maps=True)[0]
+        assert [p["fit"] for p in two.maps["pictures"]] == ["stretch", "stretch"]
+        assert two.prompt_tokens > 6 * 16
+        one = answer(ccra_backend.engine, "<image>\nWhere is it?", pictures=(tall,), wants_maps=True)[0]
+        second, alone = (torch.tensor(m["pictures"][-1]["pwca"]) for m in (two.maps, one.maps))
+        torch.testing.assert_close(second, alone, rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.parametrize("backend", ["ccra_backend", "plain_backend"])
+    def test_attanchors_pins(self, backend, request, monkeypatch, ccra_backend):
+        engine = request.getfixturevalue(backend).engine
+        without = answer(engine)[0]
+        for name, value in (
+            ("mm_attanchor_direction", "text_into_image"),
+            ("mm_attanchor_tau", 0.2),
+            ("mm_query_markers", ccra_backend.engine.model.config.mm_query_markers),
+        ):
+            monkeypatch.setattr(engine.model.config, name, value, raising=False)
+        last = answer(engine, wants_maps=True)[0]
+        assert last.maps["attanchor"] == {"direction": "text_into_image", "tau": 0.2}
+        (numbers,) = last.maps["pictures"]
+        assert numbers["pins"]
+        assert last.prompt_tokens == without.prompt_tokens + len(numbers["pins"])
+        assert all(pin["text"] in QUESTION for pin in numbers["pins"])
+        assert ("lpwca" in numbers) == (backend == "ccra_backend")
+
     def test_two_threads_do_not_mix_their_maps(self, ccra_backend):
         alone = [answer(ccra_backend.engine, f"<image>\n{q}?", wants_maps=True)[0].maps for q in ("Where", "Who is it")]
         together: dict[int, object] = {}
