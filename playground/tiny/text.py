@@ -8,8 +8,7 @@ import llava.train.preprocess
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import conv_templates
 from llava.train.preprocess import Segment, chat_segments, plain_segments
-from playground.tiny.easy_vqa import SHORT_ANSWER, Question
-from playground.tiny.easy_vqa import turns as turns_of
+from playground.tiny.easy_vqa import SHORT_ANSWER
 
 Turns = list[dict[str, str]]
 
@@ -31,26 +30,20 @@ def corpus(data: Path) -> list[str]:
     return dialogues(data) + captions(data)
 
 
-def told_samples(data: Path, repeats: int) -> list[list[Segment]]:
+def told_samples(data: Path, questions: int) -> list[list[Segment]]:
     """The samples of both stages with each picture's caption in its place: what a reader can answer without eyes.
 
-    Each question stands alone with the caption. Where other answers are in sight, a model learns to copy from them
-    first, and reads the caption much later.
-
-    Args:
-        data: folder of the converted set.
-        repeats: how often a question stands here that affirms a colour. It is one in eight of those about a colour's
-            presence; without repeats a model denies them all, and stays at that for longer than a demo lasts.
+    Dialogues are cut into pieces of at most ``questions`` questions, each with the caption anew: where many answers
+    stand in sight, a model learns to copy from them instead of reading the caption.
     """
     told = []
     for turns, caption in zip(conversations(data / "finetune.json"), captions(data), strict=True):
-        for question in questions_of(turns):
-            alone = turns_of(f"{DEFAULT_IMAGE_TOKEN}\n{question.text}{SHORT_ANSWER}", question.answer)
-            sample = chat_segments(with_caption(alone, caption), conv_templates["v1"])
-            told += [sample] * (repeats if question.is_affirmed and question.is_about_color else 1)
+        told += [
+            chat_segments(with_caption(piece, caption), conv_templates["v1"]) for piece in pieces(turns, questions)
+        ]
     for turns in conversations(data / "pretrain.json"):
-        _, caption_segment = plain_segments(turns, conv_templates["plain"])
-        told.append([Segment(turns[1]["value"], trained=False), caption_segment])
+        _, answer = plain_segments(turns, conv_templates["plain"])
+        told.append([Segment(turns[1]["value"], trained=False), answer])
     return told
 
 
@@ -71,8 +64,11 @@ def with_caption(turns: Turns, caption: str) -> Turns:
     return [first | {"value": value}, *others]
 
 
-def questions_of(turns: Turns) -> list[Question]:
-    """The questions of a dialogue of ``finetune.json`` in the package's own words; they say nothing of the picture."""
-    texts = [turn["value"].removeprefix(f"{DEFAULT_IMAGE_TOKEN}\n").removesuffix(SHORT_ANSWER) for turn in turns[::2]]
-    answers = [turn["value"] for turn in turns[1::2]]
-    return [Question(*pair, picture=-1) for pair in zip(texts, answers, strict=True)]
+def pieces(turns: Turns, questions: int) -> list[Turns]:
+    """A dialogue as several, each of which begins with the picture and the answer format."""
+    bare = turns[0]["value"].removeprefix(f"{DEFAULT_IMAGE_TOKEN}\n").removesuffix(SHORT_ANSWER)
+    rest = [turns[0] | {"value": bare}, *turns[1:]]
+    cut = [rest[start : start + 2 * questions] for start in range(0, len(rest), 2 * questions)]
+    return [
+        [piece[0] | {"value": f"{DEFAULT_IMAGE_TOKEN}\n{piece[0]['value']}{SHORT_ANSWER}"}, *piece[1:]] for piece in cut
+    ]

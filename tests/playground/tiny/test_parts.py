@@ -1,8 +1,6 @@
 """The tiny parts, with a few steps in place of the recipe's, through the loaders that the real ones go through."""
 
 import json
-import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -63,35 +61,20 @@ def test_dialogues_are_the_training_prompt_without_the_picture(data: Path) -> No
 
 
 def test_told_samples_put_the_caption_in_the_pictures_place(data: Path) -> None:
-    told = text.told_samples(data, repeats=1)
+    told = text.told_samples(data, questions=3)
     caption, *_ = text.captions(data)
-    dialogues = [sample["conversations"] for sample in json.loads((data / "finetune.json").read_text())]
+    turns = json.loads((data / "finetune.json").read_text())[0]["conversations"]
     first, second = ("".join(segment.text for segment in segments) for segments in told[:2])
-    assert first.endswith(
-        f"USER: {caption}\n{dialogues[0][0]['value'].removeprefix('<image>').strip()} ASSISTANT: no</s>"
-    )
-    assert f"USER: {caption}\n{dialogues[0][2]['value']}{easy_vqa.SHORT_ANSWER} ASSISTANT:" in second
-    assert [segment.text for segment in told[0] if segment.trained] == [f" {dialogues[0][1]['value']}</s>"]
-    assert [(segment.text, segment.trained) for segment in told[-PICTURES]] == [
-        (caption, False),
-        (f"{caption}\n", True),
+    assert f"USER: {caption}\n{turns[0]['value'].removeprefix('<image>').strip()} ASSISTANT:" in first
+    assert f"USER: {caption}\n{turns[6]['value']}{easy_vqa.SHORT_ANSWER} ASSISTANT:" in second
+    assert first.count("USER:") == second.count("USER:") == 3
+    assert [segment.text for segment in told[0] if segment.trained] == [
+        f" {turn['value']}</s>" for turn in turns[1:6:2]
     ]
-    assert len(told) == sum(len(turns) // 2 for turns in dialogues) + PICTURES
-
-
-def test_affirmed_colors_are_told_again(data: Path) -> None:
-    once, thrice = (
-        Counter("".join(segment.text for segment in segments) for segments in text.told_samples(data, repeats))
-        for repeats in (1, 3)
-    )
-    again = thrice - once
-    assert again
-    for told, count in again.items():
-        assert count == 2 * once[told]
-        color = re.search(r"USER: a (\w+)", told)[1]
-        question = told.splitlines()[1]
-        assert f" {color} shape" in question
-        assert told.endswith("no</s>" if easy_vqa.Question(question, "", 0).is_negated else "yes</s>")
+    plain = told[-PICTURES]
+    assert [(segment.text, segment.trained) for segment in plain] == [(caption, False), (f"{caption}\n", True)]
+    asked = sum(len(sample["conversations"]) // 2 for sample in json.loads((data / "finetune.json").read_text()))
+    assert sum("".join(segment.text for segment in segments).count("USER:") for segments in told) == asked
 
 
 def test_tokenizer_has_llamas_layout(tokenizer_folder: Path) -> None:
@@ -189,7 +172,7 @@ def test_language_model_loads_and_learns(cache: Path, data: Path, tokenizer_fold
     tokenizer = load_tokenizer(str(folder))
     assert model.config.vocab_size == len(tokenizer)
     assert model.config.eos_token_id == tokenizer.eos_token_id == 2
-    ids, labels = language_model.encode(text.told_samples(data, recipe.repeats)[:1], tokenizer)[0]
+    ids, labels = language_model.encode(text.told_samples(data, recipe.questions)[:1], tokenizer)[0]
     with torch.no_grad():
         loss = model(ids.unsqueeze(0), labels=labels.unsqueeze(0)).loss
     assert loss < 3 < torch.tensor(float(len(tokenizer))).log()
