@@ -141,6 +141,7 @@ class TrainingArguments(transformers.TrainingArguments):
             self.tf32 = None  # a matter of NVIDIA's tensor cores; upstream's scripts always ask for it
         if self.early_stopping_patience:
             self.load_best_model_at_end = True  # the point of stopping is the model from before
+            self.restore_callback_states_from_checkpoint = True  # patience goes on where a killed run left it
         self._check_evaluation()
         super().__post_init__()
         launched = int(os.environ.get("WORLD_SIZE", "1"))

@@ -113,9 +113,9 @@ class LLaVATrainer(Trainer):
             kwargs["num_items_in_batch"] = torch.as_tensor(kwargs["num_items_in_batch"]).clamp(min=1)
         result = super().compute_loss(model, inputs, *args, **kwargs)
         loss = result[0] if isinstance(result, tuple) else result
-        if not torch.isfinite(loss):
+        if not torch.isfinite(loss).all():
             dataset = self.train_dataset if model.training else self._evaluated_data
-            raise self._not_finite("loss", loss.item(), dataset, indices)
+            raise self._not_finite("loss", loss.mean().item(), dataset, indices)
         return result
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:

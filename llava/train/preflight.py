@@ -32,6 +32,13 @@ def check_writable(output_dir: str) -> None:
         raise UserError(f"--output_dir {output_dir} cannot be written ({error.strerror}); choose another") from error
 
 
+def check(trainer: Any, max_masked_share: float) -> None:
+    """Everything that needs the finished trainer. All ranks must call; UserError for what would spoil the run."""
+    if trainer.is_world_process_zero():
+        check_labels(trainer.train_dataset, trainer.image_tokens, max_masked_share)
+    check_saving(trainer)
+
+
 def check_labels(dataset: LazySupervisedDataset, image_tokens: int, max_share: float) -> None:
     """Tokenise up to 256 samples, spread over the file, without their pictures.
 

@@ -196,9 +196,7 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
     )
     if training_args.log_consistency:
         trainer.add_callback(ConsistencyLogging(trainer))
-    if main_process:
-        preflight.check_labels(trainer.train_dataset, trainer.image_tokens, data_args.max_masked_share)
-    preflight.check_saving(trainer)
+    preflight.check(trainer, data_args.max_masked_share)
     if main_process:
         rank0_print(parameter_table(model, training_args))
         if training_args.overwrite_output_dir:
@@ -234,11 +232,13 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
 def keep_progress(trainer: LLaVATrainer) -> None:
     """After a bad sample: a checkpoint of the steps done so far, so that the run goes on once the data are mended.
 
-    Only with one process; others would wait for a rank that has already failed.
+    Only with one process; others would wait for a rank that has already failed. Not with DeepSpeed, which has updated
+    the weights before a gradient can be seen to be no number.
     """
     step = trainer.state.global_step
     folder = Path(trainer.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-    if step > 0 and trainer.args.world_size == 1 and not folder.exists():
+    alone = trainer.args.world_size == 1 and not trainer.is_deepspeed_enabled
+    if step > 0 and alone and not folder.exists():
         trainer._save_checkpoint(trainer.model, trial=None)
         print(f"{step} steps are kept in {folder}; the same command goes on from there", file=sys.stderr)
 

@@ -1,6 +1,8 @@
 """Whole runs of ``train()`` in this process, on upstream's tiny models and the arguments of its recorded runs."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,3 +87,30 @@ def recording(monkeypatch):
     monkeypatch.setattr(LLaVATrainer, "training_step", training_step)
     monkeypatch.setattr(LLaVATrainer, "__init__", init)
     return seen
+
+
+@pytest.fixture
+def die_at(run) -> Callable[..., None]:
+    """As ``run``, in a process of its own, which ``kill -9`` takes in the middle of the step after ``step``."""
+
+    def die_at(step: int, recorded: str, **changes) -> None:
+        child = os.fork()
+        if child == 0:
+            training_step = LLaVATrainer.training_step
+
+            def deadly(self, *args, **kwargs):
+                loss = training_step(self, *args, **kwargs)
+                if self.state.global_step == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return loss
+
+            LLaVATrainer.training_step = deadly
+            try:
+                run(recorded, **changes)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        assert os.WIFSIGNALED(status)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+
+    return die_at

@@ -17,7 +17,7 @@ from llava.train.llava_trainer import LLaVATrainer
 from llava.train.reporting import TokenMeter
 
 
-def test_a_loss_that_is_no_number_stops_with_the_samples_of_its_batch(run, recording, monkeypatch):
+def test_a_loss_that_is_no_number_stops_with_the_samples_of_its_batch(run, recording, monkeypatch, tmp_path):
     """Sample 6 has pixels that are no numbers. The message names its batch, and the steps before it are kept."""
     order = [0, 1, 2, 3, 9, 6, 4, 5]
     monkeypatch.setattr(LLaVATrainer, "_get_train_sampler", lambda self, dataset=None: order)
@@ -34,7 +34,7 @@ def test_a_loss_that_is_no_number_stops_with_the_samples_of_its_batch(run, recor
         "the loss is nan at step 3, in the batch of samples 9 (id 'f009'), 6 (id 'f006'); look at these, "
         "or lower --learning_rate"
     )
-    assert recording["trainers"][0].state.global_step == 2
+    assert (tmp_path / "out" / "checkpoint-2" / "trainer_state.json").exists()
     assert all(torch.isfinite(parameter).all() for parameter in recording["trainers"][0].model.parameters())
 
 

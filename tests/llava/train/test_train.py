@@ -1,8 +1,6 @@
 """Whole runs of ``train()``: upstream's losses step by step, files written, resumption, refusals."""
 
 import json
-import os
-import signal
 
 import pytest
 import torch
@@ -80,35 +78,14 @@ def test_stage_one_writes_the_projector_alone(run):
     assert record["versions"]["torch"]
 
 
-def die_at(step: int, start) -> None:
-    """Call ``start`` in a process of its own, which ``kill -9`` takes in the middle of that step."""
-    child = os.fork()
-    if child == 0:
-        training_step = LLaVATrainer.training_step
-
-        def deadly(self, *args, **kwargs):
-            loss = training_step(self, *args, **kwargs)
-            if self.state.global_step == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return loss
-
-        LLaVATrainer.training_step = deadly
-        try:
-            start()
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
-    assert os.WTERMSIG(status) == signal.SIGKILL
-
-
 @pytest.mark.parametrize("recorded", ["pretrain_fp32tower", "finetune_fp32tower", "lora"])
-def test_six_steps_are_three_a_kill_and_three_more(recorded, run, recording, tmp_path, caplog):
+def test_six_steps_are_three_a_kill_and_three_more(recorded, run, recording, die_at, tmp_path, caplog):
     whole = run(recorded, max_steps=6, save_steps=3, output_dir=tmp_path / "whole")
     losses, recording["losses"][:] = list(recording["losses"]), []
     trained = {n: p.detach().clone() for n, p in recording["trainers"][-1].model.named_parameters()}
 
-    die_at(4, lambda: run(recorded, max_steps=6, save_steps=3))
+    die_at(4, recorded, max_steps=6, save_steps=3)
+    assert {PROJECTOR_BIN, PROJECTOR_SAFETENSORS} <= {p.name for p in (tmp_path / "out" / "checkpoint-3").iterdir()}
     (tmp_path / "out" / "checkpoint-5").mkdir()  # what a kill in the middle of a save leaves
     out = run(recorded, max_steps=6, save_steps=3)
 
@@ -117,6 +94,15 @@ def test_six_steps_are_three_a_kill_and_three_more(recorded, run, recording, tmp
     for name, parameter in recording["trainers"][-1].model.named_parameters():
         torch.testing.assert_close(parameter.detach(), trained[name], rtol=0, atol=1e-6, msg=name)
     assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()} | {"checkpoint-5"}
+
+
+def test_the_table_says_what_trains(run, capsys):
+    run("lora", max_steps=1)
+    rows = {line[:16].strip(): line[16:].split() for line in capsys.readouterr().out.splitlines()}
+    assert rows["component"] == ["parameters", "trained", "state", "learning", "rate"]
+    assert rows["vision tower"] == ["48,128", "0", "frozen", "-"]
+    assert rows["projector"] == ["6,272", "6,272", "full", "0.0001"]
+    assert rows["language model"] == ["291,648", "17,408", "LoRA", "0.001"]
 
 
 @pytest.mark.parametrize(("recorded", "dropout"), [("pretrain_fp32tower", 0), ("lora", 0.1)])

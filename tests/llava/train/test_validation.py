@@ -148,6 +148,15 @@ def test_training_stops_when_the_loss_no_longer_improves(run, recording, goldens
     assert sum("eval_loss" in entry for entry in history) == 3
 
 
+def test_patience_outlives_a_kill(run, die_at, recording, goldens):
+    """The third evaluation is the second without progress, whoever saw the first."""
+    flags = EVALUATING | {"eval_data_path": goldens / "data" / "pretrain16.json", "early_stopping_patience": 2}
+    flags |= {"learning_rate": 0, "max_steps": 8}
+    die_at(2, "pretrain_fp32tower", **flags)
+    run("pretrain_fp32tower", **flags)
+    assert recording["trainers"][0].state.global_step == 3
+
+
 def test_single_sources_do_not_stop_training():
     args = SimpleNamespace(metric_for_best_model="loss", greater_is_better=False, load_best_model_at_end=True)
     state, control, callback = TrainerState(best_metric=1.0), TrainerControl(), EarlyStopping(1)
