@@ -27,12 +27,16 @@ def goldens() -> Path:
 
 @pytest.fixture(scope="session")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Upstream's tiny checkpoints as the folders it wrote.
+    """Upstream's tiny checkpoints as the folders it wrote. Writable, so treat it as read-only."""
+    return assemble_assets(tmp_path_factory.mktemp("assets"))
+
+
+def assemble_assets(root: Path) -> Path:
+    """Puts upstream's tiny checkpoints into a folder as upstream wrote them.
 
     In git each weight is stored once: a ``llava_tiny_*`` folder keeps only the tensors of its own, the language
-    model and the vision tower come from ``vicuna_tiny`` and ``clip_tiny*``. Writable, so treat it as read-only.
+    model and the vision tower come from ``vicuna_tiny`` and ``clip_tiny*``.
     """
-    root = tmp_path_factory.mktemp("assets")
     shutil.copytree(GOLDENS / "assets", root, dirs_exist_ok=True)
     vicuna = load_file(root / "vicuna_tiny" / "model.safetensors")
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
