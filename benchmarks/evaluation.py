@@ -33,10 +33,6 @@ SENTENCES = (
     "Which colour has the object on the left of the table?",
     "Is there a small dog or a big cat?",
 )
-    "What is it?",
-    "Which colour has the object on the left of the table?",
-    "Is there a small dog or a big cat?",
-)
 PICTURE = (640, 480)
 PICTURES = 16
 
