@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ccra_patch import lean
+
 ROOT = Path(__file__).parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -45,9 +47,9 @@ def results(stack, directions, coefficients, choice):
     return reading.products, *reading.moments, mixed, directions.grad, coefficients.grad
 
 generator = torch.Generator().manual_seed(0)
-for shape in [(2, 3, 7, 12), (1, 1, 1, 1), (1, 4, 33, 300), (2, 2, 5, 64)]:
+for shape in [(2, 3, 7, 12), (1, 1, 1, 1), (1, 2, 33, 300)]:
     images, layers, patches, width = shape
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    for dtype in (torch.float32, torch.bfloat16):
         for view in (False, True):
             whole = torch.randn(images, layers, patches + 1, width, generator=generator) + 0.5
             stack = whole.to(device, dtype)[:, :, 1:] if view else whole[:, :, 1:].contiguous().to(device, dtype)
@@ -97,13 +99,20 @@ def test_kernels_and_loops_agree(program):
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
 
 
-def test_a_wrong_choice_is_refused():
-    program = "import torch; from ccra_patch.lean import mix_layers; mix_layers(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1))"
-    done = in_another_process(program, CCRA_KERNELS="tritn")
-    assert "ValueError: CCRA_KERNELS is 'tritn'; it must be one of torch, triton; did you mean 'triton'?" in done.stderr
-    hidden = "import sys; sys.modules['triton'] = None; " + program
-    done = in_another_process(hidden, CCRA_KERNELS="triton", TRITON_INTERPRET="1")
-    assert "CCRA_KERNELS is triton, which is not installed; run: pip install triton" in done.stderr
+def test_a_wrong_choice_is_refused(monkeypatch):
+    monkeypatch.setenv("CCRA_KERNELS", "tritn")
+    with pytest.raises(ValueError, match="CCRA_KERNELS is 'tritn'; it must be one of torch, triton; did you mean 'tri"):
+        lean.mix_layers(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1))
+
+
+def test_without_triton_it_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("CCRA_KERNELS", "triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "ccra_patch.kernels", raising=False)
+    monkeypatch.delattr("ccra_patch.kernels", raising=False)
+    with pytest.raises(ValueError, match="CCRA_KERNELS is triton, which is not installed; run: pip install triton"):
+        lean.mix_layers(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1))
 
 
 def test_without_being_asked_for_triton_is_not_imported():
