@@ -88,7 +88,7 @@ setup(
     package_data={
         "llava": ["py.typed"],
         "llava.serve": ["examples/*.jpg"],
-        "llava.eval": ["table/**/*"],
+        "llava.eval": ["table/**/*", "webpage/*.html"],
         "ccra_patch": ["py.typed"],
     },
     install_requires=REQUIRES,
