@@ -167,3 +167,14 @@ def test_a_layer_is_named_once():
     require_layers("mm_x_layers", [-2, 7, 0])
     with pytest.raises(ValueError, match=r"^mm_x_layers is \[7, 15, 7\]; it must name each hidden state once$"):
         require_layers("mm_x_layers", [7, 15, 7])
+
+
+def test_as_training_flags_lists_are_words():
+    needed = ["--data_path", "d.json", "--output_dir", "out", "--vision_tower", "x", "--mm_projector_type", "ccra"]
+    flags = ["--mm_ccra_disable", "lpwca", "pwca", "--mm_ccra_layers", "3", "8", "23"]
+    model_args, *_ = parse_arguments([*needed, *flags])
+    assert (model_args.mm_ccra_disable, model_args.mm_ccra_layers) == (["lpwca", "pwca"], [3, 8, 23])
+    model_args, *_ = parse_arguments(needed)
+    assert (model_args.mm_ccra_disable, model_args.mm_ccra_layers) == ([], [])
+    with pytest.raises(UserError, match="mm_ccra_integration is shuffled, but mm_ccra_disable leaves out pwca"):
+        parse_arguments([*needed, *flags, "--mm_ccra_integration", "shuffled"])

@@ -9,6 +9,7 @@ from ccra_patch.metrics import COLUMNS, consistency
 from ccra_patch.recorder import recorded_calls
 from llava import conversation
 from llava.errors import UserError
+from llava.train import consistency_logging
 from llava.train.llava_trainer import LLaVATrainer
 from llava.train.train import train
 
@@ -52,8 +53,13 @@ def test_every_logged_step_carries_its_pictures_consistency(run, monkeypatch):
         )
         return loss
 
+    measured = []
+    monkeypatch.setattr(
+        consistency_logging, "consistency", lambda *given: measured.append(given) or consistency(*given)
+    )
     monkeypatch.setattr(LLaVATrainer, "training_step", training_step)
     lines = run("logged", log_consistency=True)
+    assert len(measured) == 2 * 2, "two of four steps are logged, of two batches each"
     logged = {line["step"]: line for line in lines if "F_lp/JS-avg" in line}
     assert list(logged) == [2, 4]
     for number, line in logged.items():
