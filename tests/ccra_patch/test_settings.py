@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from ccra_patch.settings import CCRASettings, require_layers
+from llava.errors import UserError
+from llava.train.arguments import parse_arguments
 
 SIGMA_NOTE = "(to switch smoothing off, set mm_ccra_kernel_size to 1)"
 
