@@ -88,5 +88,6 @@ def test_wandb_records_a_run_without_login_or_question(stranger, run, tmp_path):
     import wandb
 
     wandb.finish()
+    wandb.teardown()  # waits for the writer
     (recorded,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     assert b"train/loss" in recorded.read_bytes()
