@@ -24,9 +24,9 @@ DECISIONS = {"3": "No.", "4": "No", "5": "Yes", "6": "I cannot tell"}
 def annotation(tmp_path: Path) -> Path:
     (tmp_path / "annotations.json").write_text(json.dumps(ANNOTATIONS))
     (tmp_path / "relation.json").write_text(
-        json.dumps({"dog": ["puppy"], "tree": [], "cat": ["kitten"], "bird": [], "eagle": []})
+        json.dumps({"dog": ["puppy"], "tree": [], "cat": ["kitten"], "bird": [], "eagle": [], "photo": []})
     )
-    (tmp_path / "safe_words.txt").write_text("picture\n")
+    (tmp_path / "safe_words.txt").write_text("photo\n")
     return tmp_path / "annotations.json"
 
 
@@ -64,8 +64,9 @@ def test_descriptions_are_scored_by_their_objects(
 ) -> None:
     monkeypatch.setattr(eval_amber, "load_words", lambda: Words(str.split, synonyms))
     texts = {
-        # puppy stands for the dog, kitten for a likely cat; an eagle is like a likely bird; the rest does not count
-        "1": "puppy kitten eagle sky picture",
+        # puppy stands for the dog, kitten for a likely cat; an eagle is like a likely bird; a photo is never
+        # made up, and sky is no word of the vocabulary
+        "1": "puppy kitten eagle sky photo",
         "2": "dog dog",
     }
     result = write_lines("a.jsonl", *lines(texts | DECISIONS))
@@ -73,11 +74,11 @@ def test_descriptions_are_scored_by_their_objects(
     flags = ("--annotation", annotation, "--word-association", words[0], "--safe-words", words[1])
     out = run_main(eval_amber, *flags, "--result-file", result)
     scores = {name: metric.score().value for name, metric in read_scores(result).items()}
-    assert scores["amber_chair"] == 40.0  # kitten and eagle of puppy, kitten, eagle, dog, dog
+    assert scores["amber_chair"] == pytest.approx(100 / 3)  # kitten, eagle of puppy, kitten, eagle, photo, dog, dog
     assert scores["amber_cover"] == pytest.approx(200 / 3)  # dog and dog of dog, tree and dog
     assert scores["amber_hal"] == 50.0
     assert scores["amber_cog"] == pytest.approx(200 / 3)  # cat and bird of cat, bird and cat
-    assert out.splitlines()[-1] == "AMBER score: 50.00"  # (100 - 40 + 40) / 2
+    assert out.splitlines()[-1] == "AMBER score: 53.33"  # (100 - 33.33 + 40) / 2
 
 
 def test_descriptions_are_absent_where_their_tools_are_and_it_is_said(
