@@ -25,6 +25,7 @@ REQUIRES = [
 
 EXTRAS = {
     "train": [
+        "numba>=0.61,<1",  # resizes pictures several times faster; 0.61 is the first for numpy 2.2, 0.68 was run
         "deepspeed>=0.19,<0.20",  # 0.19.8 was run (ZeRO-2 and ZeRO-3, CPU); it patches torch, so minors matter
         "ninja>=1.11,<2",  # DeepSpeed compiles its communication op when it starts, with ninja and g++
         "wandb>=0.23,<1",  # --report_to wandb, upstream's default

@@ -4,9 +4,8 @@
     python benchmarks/data.py --width 500 --height 375 --samples 64
 
 The stand-in for upstream opens the same file, pads it to a square and calls CLIP's processor for it; text goes the same
-way in both arms, though upstream tokenises every round three times. Arms take turns, so that a busy machine slows both;
-rates are medians, and the ratio is what to look at. The parts show what is left to gain: JPEG decoding and Pillow's
-resizing are not ours.
+way in both arms, though upstream tokenises every round three times. Arms take turns and processor time is counted, so
+that a busy machine slows both and little; rates are medians, and the ratio is what to look at.
 """
 
 import argparse
@@ -86,10 +85,10 @@ def rates(runs: dict[str, Run], count: int, repeats: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats + 1):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = time.process_time()
             for index in range(count):
                 run(index)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     return {name: count / statistics.median(taken[1:]) for name, taken in seconds.items()}  # the first one warms up
 
 

@@ -2,19 +2,25 @@
 
 The processor of transformers moves a picture back and forth between PIL and numpy, and rescales and normalises every
 pixel in float64. These two are functions of one byte and its channel: here they are looked up in a table of 3 x 256
-values that the processor itself has made. Pillow resizes, as it does there.
+values that the processor itself has made. Resizing is Pillow's, and where numba is installed its arithmetic with vector
+instructions.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil
 
+logger = logging.getLogger(__name__)
+
 Color = tuple[int, int, int]
+BLACK: Color = (0, 0, 0)
 
 
 def pixels_of(images: Sequence[Image.Image], processor: CLIPImageProcessorPil) -> Tensor:
@@ -24,14 +30,15 @@ def pixels_of(images: Sequence[Image.Image], processor: CLIPImageProcessorPil) -
     """
     if not _is_plain(processor):
         return processor.preprocess(list(images), return_tensors="pt")["pixel_values"]
-    return _look_up([_crop(_resize(image, processor), processor) for image in images], processor)
+    return _look_up([_resize(image, image.size, BLACK, processor) for image in images], processor)
 
 
 def padded_pixels_of(images: Sequence[Image.Image], color: Color, processor: CLIPImageProcessorPil) -> Tensor:
     """:func:`pixels_of` of the pictures centred on square canvases of ``color``."""
     if not _is_plain(processor):
         return pixels_of([centred_on_square(image, color) for image in images], processor)
-    return _look_up([_crop(_resize_padded(image, color, processor), processor) for image in images], processor)
+    resized = [_resize(image, (max(image.size), max(image.size)), color, processor) for image in images]
+    return _look_up(resized, processor)
 
 
 def centred_on_square(image: Image.Image, color: Color) -> Image.Image:
@@ -56,45 +63,45 @@ def _is_plain(processor: CLIPImageProcessorPil) -> bool:
     )  # fmt: skip
 
 
-def _resize(image: Image.Image, processor: CLIPImageProcessorPil) -> Image.Image:
-    short = processor.size["shortest_edge"]
-    width, height = image.size
-    # Scale by the ratio of the sides, not by short / side: it rounds otherwise.
+def _resize(
+    image: Image.Image, canvas: tuple[int, int], color: Color, processor: CLIPImageProcessorPil
+) -> NDArray[np.uint8]:
+    """The picture in the middle of a canvas, resized and cropped as the processor does: bytes ``[H, 3, W]``."""
+    short, (width, height) = processor.size["shortest_edge"], canvas
+    # By the ratio of the sides, and not by short / side: that rounds otherwise.
     size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
-    return image.resize(size, processor.resample)
+    wanted = processor.crop_size["width"], processor.crop_size["height"]
+    left, top = (size[0] - wanted[0]) // 2, (size[1] - wanted[1]) // 2
+    fast = _fast_resize()
+    if fast is not None and left >= 0 and top >= 0 and processor.resample == Image.Resampling.BICUBIC:
+        return fast(image, canvas, color, size, (left, top, *wanted))
+    whole = image if image.size == canvas else centred(image, canvas, color)
+    cropped = whole.resize(size, processor.resample).crop((left, top, left + wanted[0], top + wanted[1]))
+    return np.asarray(cropped).transpose(0, 2, 1)
 
 
-def _resize_padded(image: Image.Image, color: Color, processor: CLIPImageProcessorPil) -> Image.Image:
-    width, height = image.size
-    if width <= height:
-        return _resize(centred_on_square(image, color), processor)
-    # Pillow resizes rows first, then columns, and a row of one colour stays what it is: the rows above and below a wide
-    # picture can be added in between.
-    side = processor.size["shortest_edge"]
-    narrow = image.resize((side, height), processor.resample)
-    return centred(narrow, (side, width), color).resize((side, side), processor.resample)
+@cache
+def _fast_resize() -> Callable[..., NDArray[np.uint8]] | None:
+    try:
+        from llava.resampling import resize
+    except (ImportError, RuntimeError) as error:  # no numba, or no place where it may keep what it has compiled
+        logger.info("pictures are resized by Pillow alone (%s); numba makes that several times faster", error)
+        return None
+    return resize
 
 
-def _crop(image: Image.Image, processor: CLIPImageProcessorPil) -> Image.Image:
-    height, width = processor.crop_size["height"], processor.crop_size["width"]
-    if image.size == (width, height):
-        return image
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
-def _look_up(images: Sequence[Image.Image], processor: CLIPImageProcessorPil) -> Tensor:
+def _look_up(images: Sequence[NDArray[np.uint8]], processor: CLIPImageProcessorPil) -> Tensor:
     table = _table(processor.rescale_factor, tuple(processor.image_mean), tuple(processor.image_std))
-    width, height = images[0].size
+    height, _, width = images[0].shape
     pixels = np.empty((len(images), 3, height, width), dtype=np.float32)
     for image, planes in zip(images, pixels, strict=True):
-        for values, band, plane in zip(table, image.split(), planes, strict=True):
-            np.take(values, np.asarray(band), out=plane, mode="clip")  # the mode that writes into `out` directly
+        for channel, (values, plane) in enumerate(zip(table, planes, strict=True)):
+            np.take(values, image[:, channel], out=plane, mode="clip")  # the mode that writes into `out` directly
     return torch.from_numpy(pixels)
 
 
 @lru_cache
-def _table(factor: float, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+def _table(factor: float, mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
     """What each of 256 levels becomes in each channel, ``[3, 256]``."""
     processor = CLIPImageProcessorPil()
     levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))

@@ -1,14 +1,27 @@
 """Pixels are the processor's, to the last bit, whatever the picture's size and however it is padded."""
 
+import sys
+
 import pytest
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
+from llava import pixels
 from llava.mm_utils import load_image_processor, process_images
 from llava.pixels import centred_on_square, padded_pixels_of, pixels_of
 
 PAD = (122, 116, 104)
+
+
+@pytest.fixture(autouse=True, params=["numba", "Pillow"])
+def resizer(request, monkeypatch):
+    """Every test with both ways to resize."""
+    if request.param == "Pillow":
+        monkeypatch.setattr(pixels, "_fast_resize", lambda: None)
+    else:
+        pytest.importorskip("numba")
+        assert pixels._fast_resize() is not None
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -88,10 +101,19 @@ def test_process_images_comes_here(processor):
     assert torch.equal(process_images([picture], processor, Config), padded_pixels_of([picture], PAD, processor))
 
 
-def test_padding_a_uniform_picture_leaves_no_seam():
-    """Rows of one colour go through both passes unchanged, which the shortcut for wide pictures lives on."""
+def test_a_uniform_picture_stays_uniform():
     processor = CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
     for level in (0, 1, 77, 128, 254, 255):
         color = (level, 255 - level, level // 2)
-        pixels = padded_pixels_of([Image.new("RGB", (517, 123), color)], color, processor)
-        assert all(len(channel.unique()) == 1 for channel in pixels[0])
+        prepared = padded_pixels_of([Image.new("RGB", (517, 123), color)], color, processor)
+        assert all(len(channel.unique()) == 1 for channel in prepared[0])
+
+
+def test_without_numba_it_says_what_would_help(monkeypatch, caplog):
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "llava.resampling", None)
+    pixels._fast_resize.cache_clear()
+    with caplog.at_level("INFO"):
+        assert pixels._fast_resize() is None
+    assert "pictures are resized by Pillow alone" in caplog.text
+    pixels._fast_resize.cache_clear()

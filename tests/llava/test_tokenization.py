@@ -1,9 +1,11 @@
 import json
+import random
 from pathlib import Path
 
 import pytest
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase
 
+from llava import tokenization
 from llava.errors import UserError
 from llava.tokenization import LlamaTokenizer, encode_with_offsets, load_tokenizer
 
@@ -169,3 +171,23 @@ def test_a_llama_tokenizer_without_its_model_is_not_taken_in_silence(
     assert not (tmp_path / "tokenizer.model").exists()
     load_tokenizer(str(tmp_path))
     assert "has a Llama tokenizer but no tokenizer.model" in caplog.text
+
+
+def test_spans_by_length_are_those_of_sentencepiece(assets: Path) -> None:
+    """Where the pieces are the text itself their lengths say where they stand; else sentencepiece is asked."""
+    model = load_tokenizer(str(assets / "tokenizer_legacy")).sp_model
+    draw = random.Random(0)
+    parts = ["the ", "What is ", " ", "  ", "\n", "\t", "é", "漢", "😀", "▁", "<0x0A>", "x", "<unk>", "."]
+    for _ in range(1000):
+        text = "".join(draw.choices(parts, k=draw.randint(1, 8)))
+        assert tokenization._split(model, text) == tokenization._split_by_protocol(model, text), text
+
+
+def test_added_tokens_are_cut_out_as_transformers_does(assets: Path) -> None:
+    tokenizer = load_tokenizer(str(assets / "tokenizer_legacy"))
+    tokenizer.add_tokens(["<image>", "<im", "age>x", "</s", "|"], special_tokens=True)
+    draw = random.Random(0)
+    for _ in range(500):
+        text = "".join(draw.choices(["<image>", "<im", "age>", "x", "</s>", "</", "s>", "|", " a"], k=7))
+        cut = [text[start:end] for start, end, _ in tokenizer._cut_at_added_tokens(text)]
+        assert cut == tokenizer.tokens_trie.split(text), text
