@@ -29,7 +29,6 @@ from llava.eval.records import read_answers, read_json, read_json_list, require_
 from llava.eval.scores import Metric, record_scores
 
 GENERATIVE = "generative"
-DIMENSIONS = {"discriminative-hallucination": "existence", "relation": "relation"}
 
 
 def score_descriptions(descriptions: dict[str, Description]) -> dict[str, Metric]:
@@ -48,7 +47,9 @@ def score_descriptions(descriptions: dict[str, Description]) -> dict[str, Metric
 
 def dimension_of(kind: str) -> str:
     """The dimension that a type of discriminative question belongs to."""
-    return "attribute" if kind.startswith("discriminative-attribute") else DIMENSIONS.get(kind, "relation")
+    if kind == "discriminative-hallucination":
+        return "existence"
+    return "attribute" if kind.startswith("discriminative-attribute") else "relation"
 
 
 def score_decisions(questions: dict[str, tuple[str, str, str | None]]) -> dict[str, Metric]:

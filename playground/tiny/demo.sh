@@ -61,7 +61,7 @@ evaluation() {
     fi
     say "$name: answering $TIER"
     make eval-gqa CKPT="$checkpoint" DATA="$data/gqa" SPLIT="llava_gqa_$TIER" TIER="$TIER" IMAGES="$images" \
-        ANSWERS="$(dirname "$scored")" BATCH_SIZE=32 WORKERS=1
+        ANSWERS="$(dirname "$scored")" BATCH_SIZE=32 WORKERS=1 PUBLISHED=0 # the papers' rows are GQA's own
 }
 
 say "data and parts"
