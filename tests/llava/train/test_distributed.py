@@ -45,6 +45,7 @@ RUNS = {
         "mm_patch_merge_type": "spatial_unpad",
     },
     "offload": {"mm_projector_lr": 1e-4},  # with ZeRO-3 by its offload config
+    "new tokens": {"mm_use_im_start_end": True, "tune_mm_mlp_adapter": True},  # rows that are set while partitioned
 }  # fmt: skip
 
 
