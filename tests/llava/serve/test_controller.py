@@ -179,6 +179,13 @@ class TestComingAndGoing:
         wait_for(lambda: call(again.url, "list_models")["models"] == [NAME])
         assert ask(again.url, BODY)[-1]["text"] == "Q: 0 1 2"
 
+    def test_a_controller_that_forgot_is_told_again(self, start):
+        controller = Controller()
+        with BackgroundServer(controller_module.build_app(controller)) as server:
+            start.worker(Talker(), controller=server.url)
+            controller.workers.clear()
+            wait_for(lambda: call(server.url, "list_models")["models"] == [NAME])
+
     def test_a_worker_may_start_before_its_controller(self, start):
         with BackgroundServer(controller_module.build_app(Controller())) as reserved:
             url = reserved.url

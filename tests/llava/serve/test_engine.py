@@ -8,7 +8,8 @@ from PIL import Image
 
 from llava.errors import UserError
 from llava.eval.generation import Sampling, generate_texts
-from llava.mm_utils import process_images, tokenizer_image_token
+from llava.mm_utils import KeywordsStoppingCriteria, process_images, tokenizer_image_token
+from llava.serve import engine as engine_module
 from llava.serve.engine import Answer, Ask, Engine, cut_at_stop
 from llava.serve.failures import TooLong
 from llava.serve.pictures import Limits
@@ -41,7 +42,14 @@ def test_the_answer_is_that_of_the_evaluation(backend, request):
     assert last.maps is None
 
 
-def test_a_stop_string_ends_generation_and_is_cut(plain_backend):
+@pytest.mark.parametrize("watch", ["text", "ids", "both"])
+def test_a_stop_string_ends_generation_and_is_cut(watch, plain_backend, monkeypatch):
+    """By its text, however its tokens were cut, and by its ids, which a special token needs."""
+    if watch == "text":
+        monkeypatch.setattr(KeywordsStoppingCriteria, "__call__", lambda self, ids, scores, **kwargs: False)
+    if watch == "ids":
+        never = property(lambda self: False, lambda self, found: None)
+        monkeypatch.setattr(engine_module._Narrator, "has_stopped", never, raising=False)
     engine = plain_backend.engine
     whole, _ = answer(engine, max_new_tokens=30)
     stop = whole.text[10:14]

@@ -216,7 +216,7 @@ class TestSlots:
 
     def test_beyond_the_line_it_is_busy(self, start, monkeypatch):
         monkeypatch.setattr(worker_app, "WAITING_PER_SLOT", 1)
-        served = start.worker(Talker(words=10_000, pause=0.02), slots=1)
+        served = start.worker(Talker(words=300, pause=0.02), slots=1)
         url = f"{served.url}/worker_generate_stream"
         with httpx.stream("POST", url, json=BODY), httpx.stream("POST", url, json=BODY):
             (frame,) = ask(served.url, BODY)
