@@ -1,0 +1,1 @@
+"""Evaluation: the driver, the benchmarks' metrics, comparison of runs."""

@@ -1,0 +1,1 @@
+"""LLaVA on each family of decoders."""

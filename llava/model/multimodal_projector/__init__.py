@@ -1,0 +1,1 @@
+"""Projectors: vision features to tokens of the language model."""

@@ -1,0 +1,1 @@
+"""Training: data, arguments, the flow, checkpoints."""
