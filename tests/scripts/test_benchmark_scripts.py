@@ -294,6 +294,7 @@ def test_batch_and_gather(tmp_path: Path, bash: Callable[..., subprocess.Complet
     assert (tmp_path / "test_x_result.json").exists()
 
 
+@pytest.mark.slow
 def test_text_gets_a_loss_and_text_metrics(
     tmp_path: Path, bash: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -309,6 +310,7 @@ def test_text_gets_a_loss_and_text_metrics(
     assert bash(SCRIPTS / "text.sh").returncode == 2
 
 
+@pytest.mark.slow
 def test_all_goes_through_what_is_there_and_fails_with_what_failed(
     tmp_path: Path, bash: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

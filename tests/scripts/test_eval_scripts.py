@@ -47,10 +47,10 @@ def gqa_data(tmp_path: Path) -> Path:
     return data
 
 
-@pytest.mark.slow
-def test_gqa_fails_with_a_chunk_and_resumes_to_a_score(assets: Path, gqa_data: Path) -> None:
+def test_gqa_fails_with_a_chunk_and_resumes_to_a_score(assets: Path, gqa_data: Path, warm_python: Path) -> None:
     checkpoint = assets / "llava_tiny_mlp2x_gelu"
     settings = {"CKPT": f"{checkpoint}/", "CUDA_VISIBLE_DEVICES": "0,1", "BATCH_SIZE": "2", "WORKERS": "0"}
+    settings["PATH"] = f"{warm_python}{os.pathsep}{os.environ['PATH']}"
     answers = gqa_data / "answers" / "llava_gqa_testdev_balanced" / checkpoint.name
     picture = gqa_data / "data" / "images" / "n9.jpg"
     good = picture.read_bytes()

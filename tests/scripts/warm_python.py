@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import sys
+import threading
 
 
 def serve(address: str) -> None:
@@ -38,6 +39,7 @@ def answer(call: socket.socket) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    threading.Thread(target=end_with, args=(call,), daemon=True).start()
     status = 1
     try:
         run(request["arguments"])
@@ -52,6 +54,12 @@ def answer(call: socket.socket) -> None:
     sys.stderr.flush()
     call.sendall(bytes([status]))
     os._exit(0)
+
+
+def end_with(call: socket.socket) -> None:
+    """A caller that was killed takes its process along."""
+    call.recv(1)
+    os._exit(1)
 
 
 def run(arguments: list[str]) -> None:
