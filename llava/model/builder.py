@@ -80,9 +80,16 @@ class Checkpoint:
         adapter_file = find_file(path, "adapter_config.json")
         config_file = find_file(path, "config.json")
         adapter = read_json(adapter_file) if adapter_file else {}
-        if config_file is None and adapter_file is None:
+        if adapter_file and base is None:
+            base = adapter.get("base_model_name_or_path")
+            if base is None:
+                raise UserError(f"{path} is a LoRA adapter; give the model it was trained on with --model-base")
+            logger.warning("%s is a LoRA adapter on %s; loading that as the base", path, base)
+        if config_file is None and adapter_file and base:
+            config_file = find_file(base, "config.json")  # an adapter saved by PEFT alone
+        if config_file is None:
             raise UserError(f"{path} has no config.json; give the folder of a checkpoint or a hub name (owner/name)")
-        config = read_json(config_file) if config_file else {}
+        config = read_json(config_file)
         if "vision_config" in config:
             raise UserError(
                 f"{path} is in the form of transformers' own LLaVA classes; turn it into LLaVA's with: "
@@ -91,12 +98,7 @@ class Checkpoint:
         is_multimodal = "mm_vision_tower" in config or config.get("model_type", "").startswith("llava")
         if not is_multimodal and "llava" in name.lower():
             logger.warning("%s is called a LLaVA, but its config.json describes a text model; loading that", name)
-        if adapter_file and base is None:
-            base = adapter.get("base_model_name_or_path")
-            if base is None:
-                raise UserError(f"{path} is a LoRA adapter; give the model it was trained on with --model-base")
-            logger.warning("%s is a LoRA adapter on %s; loading that as the base", path, base)
-        elif not adapter_file and "lora" in name.lower():
+        if not adapter_file and "lora" in name.lower():
             logger.warning("%s is called a LoRA, but has no adapter_config.json; loading it as a whole model", name)
         return cls(path, base, config, is_multimodal, is_lora=bool(adapter_file))
 
@@ -205,6 +207,7 @@ def _from_pretrained(
 
 
 def load_whole(checkpoint: Checkpoint, load_args: dict[str, Any]) -> PreTrainedModel:
+    """A LLaVA with all its weights from one folder; UserError when one is missing."""
     config, model_class = load_config(checkpoint.config, checkpoint.path)
     model, missing = _from_pretrained(model_class, checkpoint.path, config, load_args)
     if missing:

@@ -27,7 +27,12 @@ from transformers import (
 )
 from transformers import LlavaConfig as HFConfig
 
-from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
+from llava.constants import (
+    DEFAULT_IM_END_TOKEN,
+    DEFAULT_IM_START_TOKEN,
+    DEFAULT_IMAGE_PATCH_TOKEN,
+    DEFAULT_IMAGE_TOKEN,
+)
 from llava.conversation import Conversation, SeparatorStyle, conv_templates
 from llava.errors import UserError, exit_on_user_error
 from llava.fast_tokenizer import save_tokenizer_json
@@ -172,8 +177,8 @@ def from_transformers(src: str, dst: Path, tokenizer_source: str, aspect: str) -
         "mm_vision_select_layer": hf_config.vision_feature_layer,
         "mm_vision_select_feature": features[hf_config.vision_feature_select_strategy],
         "mm_patch_merge_type": "flat",
-        "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False,
+        "mm_use_im_start_end": DEFAULT_IM_START_TOKEN in tokenizer.get_vocab(),
+        "mm_use_im_patch_token": DEFAULT_IMAGE_PATCH_TOKEN in tokenizer.get_vocab(),
         "use_mm_proj": True,
         "image_aspect_ratio": "pad" if picture_settings.get("do_pad") else aspect,
     }
@@ -216,8 +221,10 @@ def _refuse_what_transformers_lacks(checkpoint: Checkpoint) -> None:
     projector = config.get("mm_projector_type", "linear")
     if projector != "mlp2x_gelu":
         raise UserError(f"{path}: mm_projector_type is {projector!r}; transformers' LLaVA has mlp2x_gelu only")
-    if "mpt" in config["model_type"]:
+    if "mpt" in config.get("model_type", ""):
         raise UserError(f"{path} runs on MPT; transformers' LLaVA takes Llama and Mistral")
+    if config.get("mm_attanchor_direction", "off") != "off":
+        raise UserError(f"{path} works with AttAnchor (mm_attanchor_direction); transformers' LLaVA has no such thing")
     if config.get("s2"):
         raise UserError(f"{path}: s2 is on; transformers' LLaVA looks at one scale")
     if config.get("image_aspect_ratio") == "anyres":

@@ -152,6 +152,10 @@ def test_a_lora_without_its_projector_is_refused(checkpoints, assets, tmp_path):
     whole = load_file(assets / "llava_tiny_mlp2x_gelu" / "model.safetensors")
     projector = model.get_model().mm_projector[0].weight.detach()
     torch.testing.assert_close(projector, whole["model.mm_projector.0.weight"])
+    # Nor does PEFT save a config: the base's is the model's.
+    (lora / "config.json").unlink()
+    _, again, _, _ = load(lora, assets / "llava_tiny_mlp2x_gelu")
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 def test_a_config_of_the_old_name(checkpoints, tmp_path):

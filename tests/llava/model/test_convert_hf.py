@@ -216,6 +216,7 @@ def test_command_line(assets, tmp_path, monkeypatch, capsys):
         ({"mm_projector_type": "ccra"}, "mm_projector_type is 'ccra'; transformers' LLaVA has mlp2x_gelu only"),
         ({"mm_projector_type": "linear"}, "mm_projector_type is 'linear'; transformers' LLaVA has mlp2x_gelu only"),
         ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio is anyres"),
+        ({"mm_attanchor_direction": "both"}, "works with AttAnchor"),
         ({"s2": True}, "s2 is on; transformers' LLaVA looks at one scale"),
         ({"model_type": "llava_mpt"}, "runs on MPT"),
     ],
@@ -228,6 +229,25 @@ def test_what_transformers_does_not_have(change, message, assets, tmp_path):
     with pytest.raises(UserError, match=message):
         convert(str(folder), str(tmp_path / "hf"))
     assert not (tmp_path / "hf").exists()
+
+
+def test_added_tokens_stay_added(goldens, assets, tmp_path):
+    """<im_patch>, <im_start> and <im_end> keep their places in front of <image>, and what they are for."""
+    source = tmp_path / "llava-source"
+    shutil.copytree(goldens / "load" / "llava-tiny-imstartend", source)
+    shutil.copy(assets / "tokenizer.model", source)
+    config = (source / "config.json").read_text().replace("@GOLDENS@/assets", str(assets))
+    (source / "config.json").write_text(config)
+    convert(str(source), str(tmp_path / "hf"))
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["image_token_index"] == 1503
+    assert "<im_start><image><im_end>" in (tmp_path / "hf" / "chat_template.jinja").read_text()
+    convert(str(tmp_path / "hf"), str(tmp_path / "llava-back"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (source, tmp_path / "llava-back"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    tokenizer, model, _, _ = load_pretrained_model(str(tmp_path / "llava-back"), None, "llava-back", device="cpu")
+    assert tokenizer.convert_tokens_to_ids(["<im_patch>", "<im_start>", "<im_end>"]) == [1500, 1501, 1502]
+    assert (model.config.mm_use_im_start_end, model.config.mm_use_im_patch_token) == (True, True)
 
 
 def test_what_is_not_there(there, assets, tmp_path):
