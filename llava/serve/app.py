@@ -55,11 +55,9 @@ def run(args: argparse.Namespace, until: threading.Event) -> None:
                 path, args.model_base, name, args.conv_mode, Limits(), args.device, args.load_8bit, args.load_4bit
             ),
             args.limit_model_concurrency,
-            lambda status: Registration(controller_url, "", status, token),
         )
         server = BackgroundServer(worker_app.build_app(worker, token))
-        assert worker.registration is not None
-        worker.registration.address = server.url  # known now that its port is
+        worker.registration = Registration(controller_url, server.url, worker.status, token)
         stack.enter_context(server)
         while not registry.workers:
             if worker.load_error:

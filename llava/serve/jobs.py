@@ -9,7 +9,9 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from starlette.responses import StreamingResponse
 
 from llava.serve.failures import Busy
 
@@ -62,6 +64,20 @@ class Job(Generic[T]):
             self.task.cancel()
 
 
+class JobResponse(StreamingResponse):
+    """A stream that gives its job up when it ends, whether the client has read it or left."""
+
+    def __init__(self, content: AsyncIterator[bytes], job: Job[Any], media_type: str | None = None) -> None:
+        super().__init__(content, media_type=media_type)
+        self._job = job
+
+    async def __call__(self, *args: Any) -> None:
+        try:
+            await super().__call__(*args)
+        finally:
+            self._job.give_up()
+
+
 class Jobs:
     """Runs at most ``slots`` generations at once and keeps at most ``line`` more waiting."""
 
@@ -87,8 +103,13 @@ class Jobs:
         job: Job[T] = Job(asyncio.get_running_loop())
         job.task = asyncio.create_task(self._run(job, work))
         self._tasks.add(job.task)
-        job.task.add_done_callback(self._tasks.discard)
+        job.task.add_done_callback(self._forget)
         return job
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at, even when the client has left: asyncio complains about others
 
     async def _run(self, job: Job[T], work: Callable[[Job[T]], object]) -> None:
         async with self._free:

@@ -20,7 +20,7 @@ from llava.conversation import conv_templates
 from llava.errors import UserError
 from llava.serve.engine import Answer
 from llava.serve.failures import Failure, report
-from llava.serve.jobs import Job
+from llava.serve.jobs import Job, JobResponse
 from llava.serve.protocol import KEEP_ALIVE, GenerateBody, first_complaint
 from llava.serve.templates import stop_of
 
@@ -76,8 +76,6 @@ def add_routes(app: FastAPI, worker: "Worker") -> None:
     @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(request: Request) -> Response:
         """One answer to a dialogue, whole or as server-sent events."""
-        from llava.serve.worker_app import JobResponse
-
         try:
             chat = ChatRequest.model_validate(await request.json())
             if chat.model != worker.name:

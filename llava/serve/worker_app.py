@@ -21,7 +21,8 @@ from llava.errors import UserError
 from llava.serve import access
 from llava.serve.engine import Answer
 from llava.serve.failures import Loading, TooLong, report
-from llava.serve.jobs import Job, Jobs
+from llava.serve.jobs import Job, JobResponse, Jobs
+from llava.serve.openai_api import add_routes
 from llava.serve.pictures import Limits
 from llava.serve.protocol import KEEP_ALIVE, TOO_LONG, WORKER_ERROR, GenerateBody, WorkerStatus, frame
 from llava.serve.registration import Registration
@@ -48,22 +49,23 @@ class Worker:
         name: of the model.
         load: brings the backend; runs in a thread while the server already listens.
         slots: answers written at once.
-        registration: builds the standing with the controller from the status function; None for a worker on its own.
+
+    Attributes:
+        backend: the model, once it is loaded.
+        load_error: why it could not be.
+        when_settled: called when loading has ended, either way.
+        registration: the standing with a controller; set it before the app starts, or leave it None.
     """
 
-    def __init__(
-        self,
-        name: str,
-        load: Callable[[], Backend],
-        slots: int,
-        registration: Callable[[Callable[[], WorkerStatus]], Registration] | None = None,
-    ) -> None:
+    def __init__(self, name: str, load: Callable[[], Backend], slots: int) -> None:
+        if slots < 1:
+            raise UserError(f"--limit-model-concurrency is {slots}; it must be at least 1")
         self.name = name
         self.backend: Backend | None = None
         self.load_error: Exception | None = None
         self.when_settled: Callable[[], None] = lambda: None
+        self.registration: Registration | None = None
         self.jobs = Jobs(slots, slots * WAITING_PER_SLOT)
-        self.registration = registration(self.status) if registration else None
         self._load = load
         self._started = time.monotonic()
 
@@ -76,7 +78,7 @@ class Worker:
         )
 
     async def open(self) -> None:
-        """Load the model, then keep the controller informed. ``when_settled`` is called when loading has ended."""
+        """Load the model, then keep the controller informed, until cancelled."""
         try:
             self.backend = await asyncio.to_thread(self._load)
         except Exception as error:  # reported by whoever runs the server, which ends with it
@@ -106,23 +108,8 @@ class Worker:
             self.registration.poke()
 
 
-class JobResponse(StreamingResponse):
-    """A stream that gives its job up when it ends, whether the client has read it or left."""
-
-    def __init__(self, content: AsyncIterator[bytes], job: Job[Any], media_type: str | None = None) -> None:
-        super().__init__(content, media_type=media_type)
-        self._job = job
-
-    async def __call__(self, *args: Any) -> None:
-        try:
-            await super().__call__(*args)
-        finally:
-            self._job.give_up()
-
-
 def build_app(worker: Worker, token: str | None = None, max_body: int = access.MAX_REQUEST_MB << 20) -> FastAPI:
     """The worker's routes."""
-    from llava.serve.openai_api import add_routes
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -209,14 +196,11 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
 
 def worker_from_flags(args: argparse.Namespace, name: str, load: Callable[[], Backend]) -> Worker:
     """The worker that the common flags describe."""
-    if args.limit_model_concurrency < 1:
-        raise UserError(f"--limit-model-concurrency is {args.limit_model_concurrency}; it must be at least 1")
-    address = args.worker_address or f"http://{args.host}:{args.port}"
-
-    def registration(status: Callable[[], WorkerStatus]) -> Registration:
-        return Registration(args.controller_address, address, status, args.auth_token)
-
-    return Worker(name, load, args.limit_model_concurrency, None if args.no_register else registration)
+    worker = Worker(name, load, args.limit_model_concurrency)
+    if not args.no_register:
+        address = args.worker_address or f"http://{args.host}:{args.port}"
+        worker.registration = Registration(args.controller_address, address, worker.status, args.auth_token)
+    return worker
 
 
 def limits_from_flags(args: argparse.Namespace) -> Limits:

@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +69,18 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10) -> Any:
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
     return value
+
+
+def free_port() -> int:
+    """For programs that must be told a port before they start."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def _pils_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening the web page sets it for the whole process."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
 
 
 @dataclass
@@ -136,14 +149,10 @@ class Starter:
         **app_options: Any,
     ) -> Served:
         """Ready to answer, and known to the controller if there is one."""
-
-        def registration(status: Callable[[], Any]) -> Registration:
-            return Registration(controller or "", "", status, token, interval=0.3, retry=0.2)
-
-        worker = worker_app.Worker(name, load or (lambda: backend), slots, registration if controller else None)
+        worker = worker_app.Worker(name, load or (lambda: backend), slots)
         server = BackgroundServer(worker_app.build_app(worker, token, **app_options))
-        if worker.registration:
-            worker.registration.address = server.url  # known now that the socket is bound
+        if controller:
+            worker.registration = Registration(controller, server.url, worker.status, token, interval=0.3, retry=0.2)
         self._stack.enter_context(server)
         if load is None:
             wait_for(lambda: worker.backend)

@@ -13,8 +13,7 @@ import pytest
 from llava.errors import UserError
 from llava.serve import app
 
-from .conftest import wait_for
-from .test_gradio_web_server import free_port
+from .conftest import free_port, wait_for
 
 
 def arguments(*flags: str):

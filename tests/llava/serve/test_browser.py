@@ -9,7 +9,7 @@ import pytest
 from llava.serve import app
 from llava.serve.gradio_web_server import EXAMPLES
 
-from .test_gradio_web_server import free_port
+from .conftest import free_port
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

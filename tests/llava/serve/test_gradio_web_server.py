@@ -1,7 +1,6 @@
 """The web page as a client sees it: through gradio_client, over HTTP, with real controllers and workers behind."""
 
 import json
-import socket
 from pathlib import Path
 
 import gradio_client
@@ -13,14 +12,9 @@ from llava.serve.conversation_log import ConversationLog
 from llava.serve.gradio_web_server import EXAMPLE_QUESTIONS, EXAMPLES, build_demo, build_parser, launch
 from llava.serve.page_events import Events
 
-from .conftest import Talker, wait_for
+from .conftest import Talker, free_port, wait_for
 
 WISHES = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 64, "wants_maps": True}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @pytest.fixture

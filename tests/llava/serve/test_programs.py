@@ -12,8 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from .conftest import QUESTION, ask, call, picture, prompt_of, wait_for
-from .test_gradio_web_server import free_port
+from .conftest import QUESTION, ask, call, free_port, picture, prompt_of, wait_for
 
 STARTED = 90  # seconds; the machine may be busy
 
@@ -98,11 +97,3 @@ def test_ctrl_c_ends_the_whole_chat(programs, ccra_folder, tmp_path):
     assert process.wait(30) == 0, log.read_text()
     assert log.read_text().rstrip().endswith("stopped")
     assert not [file for file in Path(tmp_path).iterdir() if file != log]
-
-
-def test_a_model_that_cannot_be_loaded_is_one_line_and_code_2(programs, tmp_path):
-    process = programs("model_worker", "--port", str(free_port()), "--model-path", "no/such/model", "--no-register")
-    assert process.wait(STARTED) == 2
-    printed = (tmp_path / "model_worker-0.out").read_text()
-    assert "error: model folder no/such/model does not exist" in printed
-    assert "Traceback" not in printed

@@ -1,5 +1,6 @@
 """A worker over HTTP: frames, slots, clients that leave, errors that say what they are."""
 
+import argparse
 import asyncio
 import base64
 import json
@@ -21,7 +22,7 @@ from llava.serve.failures import TooLong
 from llava.serve.jobs import Jobs
 from llava.serve.pictures import Limits, decode_pictures
 
-from .conftest import QUESTION, Talker, ask, call, picture, prompt_of, wait_for
+from .conftest import QUESTION, Talker, ask, call, free_port, picture, prompt_of, wait_for
 
 BODY = {"model": "any", "prompt": "Q:", "temperature": 0}
 
@@ -173,13 +174,16 @@ class TestErrors:
         wait_for(lambda: served.worker.backend)
         assert ask(served.url, BODY)[-1]["text"] == "Q: 0 1 2"
 
-    def test_a_model_that_cannot_be_loaded_ends_the_worker(self, start):
+    def test_a_model_that_cannot_be_loaded_ends_the_worker(self):
         def load():
             raise UserError("no such model")
 
-        served = start.worker(None, load=load)
-        wait_for(lambda: served.worker.load_error)
-        assert str(served.worker.load_error) == "no such model"
+        port = str(free_port())
+        parser = argparse.ArgumentParser()
+        worker_app.add_worker_flags(parser)
+        args = parser.parse_args(["--port", port, "--host", "127.0.0.1", "--no-register"])
+        with pytest.raises(UserError, match="no such model"):
+            worker_app.serve(worker_app.worker_from_flags(args, "m", load), args)
 
 
 class TestSlots:
