@@ -88,19 +88,24 @@ def disable_torch_init() -> ExitStack:
     return undo
 
 
+def moderation_key() -> str:
+    """OpenAI's key from the environment. Raises UserError when there is none."""
+    key = os.environ.get("OPENAI_API_KEY")
+    if not key:
+        raise UserError("OPENAI_API_KEY is not set; moderation needs a key, export it or start without --moderate")
+    return key
+
+
 def violates_moderation(text: str) -> bool:
     """Whether OpenAI's moderation service flags ``text``. If it cannot be asked, a warning is logged and text passes.
 
     Raises:
         UserError: when the environment has no ``OPENAI_API_KEY``.
     """
-    key = os.environ.get("OPENAI_API_KEY")
-    if not key:
-        raise UserError("OPENAI_API_KEY is not set; moderation needs a key, export it or start without --moderate")
     request = urllib.request.Request(
         MODERATION_URL,
         data=json.dumps({"input": text}).encode(),
-        headers={"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
+        headers={"Content-Type": "application/json", "Authorization": f"Bearer {moderation_key()}"},
     )
     try:
         with urllib.request.urlopen(request, timeout=MODERATION_TIMEOUT) as response:

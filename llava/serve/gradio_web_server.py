@@ -19,7 +19,7 @@ from llava.serve.dialogue import new_dialogue
 from llava.serve.page_events import VOTES, Events
 from llava.serve.panel import explanation
 from llava.serve.pictures import Limits
-from llava.utils import build_logger
+from llava.utils import build_logger, moderation_key
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,26 @@ THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monos
 FILE_LIFE = 3600  # seconds that Gradio's copies of uploaded and drawn pictures stay on disk
 
 
+class PictureBox(gr.Image):
+    """Gradio's own, which also tells the visitor why it does not take a picture."""
+
+    is_template = True  # drawn by the class it is derived from
+
+    def preprocess(self, payload: Any) -> Any:
+        try:
+            return super().preprocess(payload)
+        except Image.DecompressionBombError as error:
+            raise gr.Error(
+                f"The picture is larger than {Limits().pixels / 1e6:g} million pixels; upload a smaller one.",
+                print_exception=False,
+            ) from error
+        except (OSError, SyntaxError, ValueError) as error:
+            logger.warning("an upload cannot be read: %s", error)
+            raise gr.Error(
+                "The file cannot be read as a picture; upload a whole PNG, JPEG or WebP.", print_exception=False
+            ) from error
+
+
 def build_demo(events: Events, embed: bool = False, concurrency: int = 16) -> gr.Blocks:
     """The page: its elements, and which event each of them starts.
 
@@ -68,7 +88,7 @@ def build_demo(events: Events, embed: bool = False, concurrency: int = 16) -> gr
             with gr.Column(scale=3):
                 with gr.Row(elem_id="model_selector_row"):
                     model = gr.Dropdown(choices=[], interactive=True, show_label=False, container=False)
-                image = gr.Image(type="pil", label="Picture")
+                image = PictureBox(type="pil", label="Picture")
                 mode = gr.Radio(
                     ["Crop", "Resize", "Pad", "Default"],
                     value="Default",
@@ -108,7 +128,7 @@ def build_demo(events: Events, embed: bool = False, concurrency: int = 16) -> gr
             send.click(events.add_text, [state, textbox, image, mode], turn),
             again.click(events.regenerate, [state, mode], turn),
         ):
-            start.then(
+            start.success(
                 events.http_bot, [state, model, *wishes], [state, chatbot, maps, *five], concurrency_limit=concurrency
             ).then(events.show_panel, [state, maps], attention)
         for emptied in (clean.click, chatbot.clear):  # the latter is the chat box's own bin
@@ -191,6 +211,8 @@ def main() -> None:
     logger.info("args: %s", {name: value for name, value in vars(args).items() if name != "auth_token"})
     if args.conv_mode:
         known_conv_mode(args.conv_mode)
+    if args.moderate:
+        moderation_key()  # asked for now, not at the first question
     client = Client(args.controller_url, args.auth_token)
     events = Events(
         client,

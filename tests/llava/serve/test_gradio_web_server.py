@@ -9,7 +9,7 @@ from PIL import Image
 
 from llava.serve.client import Client
 from llava.serve.conversation_log import ConversationLog
-from llava.serve.gradio_web_server import EXAMPLE_QUESTIONS, EXAMPLES, build_demo, build_parser, launch
+from llava.serve.gradio_web_server import EXAMPLE_QUESTIONS, EXAMPLES, build_demo, build_parser, launch, main
 from llava.serve.page_events import Events
 
 from .conftest import Talker, free_port, wait_for
@@ -143,6 +143,25 @@ def test_a_visitor_who_leaves_ends_the_generation(start, page):
     wait_for(job.outputs)
     job.cancel()
     wait_for(lambda: talker.ended == ["given up"], seconds=20)
+
+
+def test_what_is_wrong_with_a_picture_is_told(start, page, tmp_path):
+    session = page(start.controller())
+    Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(gradio_client.exceptions.AppError, match="larger than 40 million pixels; upload a smaller one"):
+        session.add("What?", tmp_path / "bomb.png")
+    with pytest.raises(gradio_client.exceptions.AppError, match="cannot be read as a picture; upload a whole PNG"):
+        session.add("What?", tmp_path / "text.png")
+
+
+def test_moderation_without_a_key_is_refused_at_the_start(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr("sys.argv", ["gradio_web_server", "--moderate", "--log-dir", str(tmp_path)])
+    monkeypatch.setattr("llava.serve.gradio_web_server.build_logger", lambda *args, **options: None)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert capsys.readouterr().err.startswith("error: OPENAI_API_KEY is not set")
 
 
 def test_flags_and_files():
