@@ -15,6 +15,7 @@ from llava.mm_utils import get_model_name_from_path, process_images, tokenizer_i
 from llava.model.builder import load_pretrained_model
 
 DOWNLOAD_TIMEOUT = 30  # seconds
+DOWNLOAD_LIMIT = 64 << 20  # bytes
 # The first of these that a model's name contains decides its template.
 CONV_MODE_OF_NAME = {
     "llama-2": "llava_llama_2",
@@ -35,11 +36,16 @@ def load_image(image_file: str) -> Image.Image:
     if not image_file.startswith(("http://", "https://")):
         return open_image(image_file, "--image-file")
     try:
-        response = requests.get(image_file, timeout=DOWNLOAD_TIMEOUT)
-        response.raise_for_status()
+        with requests.get(image_file, timeout=DOWNLOAD_TIMEOUT, stream=True) as response:
+            response.raise_for_status()
+            data = b""
+            for chunk in response.iter_content(1 << 20):
+                data += chunk
+                if len(data) > DOWNLOAD_LIMIT:
+                    raise UserError(f"{image_file} is larger than {DOWNLOAD_LIMIT >> 20} MB; give a smaller picture")
     except requests.RequestException as error:
         raise UserError(f"{image_file} cannot be fetched ({error}); download it and give the file's path") from error
-    return open_image(response.content, image_file)
+    return open_image(data, image_file)
 
 
 def load_images(image_files: list[str]) -> list[Image.Image]:

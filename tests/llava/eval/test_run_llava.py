@@ -39,6 +39,12 @@ def test_pictures_come_from_files_and_addresses(picture: Path, server: str, monk
     assert [(image.mode, image.size, image.getpixel((0, 0))) for image in images] == [("RGB", (5, 4), (77, 77, 77))] * 2
 
 
+def test_an_address_is_read_up_to_a_limit(picture: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_llava, "DOWNLOAD_LIMIT", 10)
+    with pytest.raises(UserError, match=r"name\.png is larger than 0 MB; give a smaller picture"):
+        load_image(f"{server}/{picture.name}")
+
+
 def test_an_address_or_file_without_picture_is_named(server: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"/none\.png cannot be fetched \(404"):
         load_image(f"{server}/none.png")
