@@ -51,24 +51,27 @@ THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monos
 FILE_LIFE = 3600  # seconds that Gradio's copies of uploaded and drawn pictures stay on disk
 
 
-class PictureBox(gr.Image):
-    """Gradio's own, which also tells the visitor why it does not take a picture."""
+def telling_why(box: gr.Image) -> gr.Image:
+    """The same box, which also tells the visitor why it does not take a picture.
 
-    is_template = True  # drawn by the class it is derived from
+    Not a subclass: Gradio writes a stub file beside the module of every component class.
+    """
+    take = box.preprocess
 
-    def preprocess(self, payload: Any) -> Any:
+    def preprocess(payload: Any) -> Any:
         try:
-            return super().preprocess(payload)
+            return take(payload)
         except Image.DecompressionBombError as error:
-            raise gr.Error(
-                f"The picture is larger than {Limits().pixels / 1e6:g} million pixels; upload a smaller one.",
-                print_exception=False,
-            ) from error
+            most = Limits().pixels / 1e6
+            told = f"The picture is larger than {most:g} million pixels; upload a smaller one."
+            raise gr.Error(told, print_exception=False) from error
         except (OSError, SyntaxError, ValueError) as error:
             logger.warning("an upload cannot be read: %s", error)
-            raise gr.Error(
-                "The file cannot be read as a picture; upload a whole PNG, JPEG or WebP.", print_exception=False
-            ) from error
+            told = "The file cannot be read as a picture; upload a whole PNG, JPEG or WebP."
+            raise gr.Error(told, print_exception=False) from error
+
+    box.preprocess = preprocess  # type: ignore[method-assign]
+    return box
 
 
 def build_demo(events: Events, embed: bool = False, concurrency: int = 16) -> gr.Blocks:
@@ -88,7 +91,7 @@ def build_demo(events: Events, embed: bool = False, concurrency: int = 16) -> gr
             with gr.Column(scale=3):
                 with gr.Row(elem_id="model_selector_row"):
                     model = gr.Dropdown(choices=[], interactive=True, show_label=False, container=False)
-                image = PictureBox(type="pil", label="Picture")
+                image = telling_why(gr.Image(type="pil", label="Picture"))
                 mode = gr.Radio(
                     ["Crop", "Resize", "Pad", "Default"],
                     value="Default",
