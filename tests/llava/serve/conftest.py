@@ -77,10 +77,13 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
+PILS_OWN_LIMIT = Image.MAX_IMAGE_PIXELS
+
+
 @pytest.fixture(autouse=True)
 def _pils_own_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening the web page sets it for the whole process."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    """Opening the web page, which a fixture may do for a whole module, sets another for the whole process."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", PILS_OWN_LIMIT)
 
 
 @dataclass
