@@ -3,11 +3,13 @@
 One flow for stage 1 (projector only), stage 2 (all but the tower), LoRA and QLoRA; ``train()`` reads as its steps.
 """
 
+import atexit
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from transformers import TrainerCallback, set_seed
@@ -243,6 +245,19 @@ def keep_progress(trainer: LLaVATrainer) -> None:
         print(f"{step} steps are kept in {folder}; the same command goes on from there", file=sys.stderr)
 
 
+def end_rank() -> NoReturn:
+    """End one of several processes, everything done and written, with exit code 0.
+
+    Not by returning: threads of gloo, or of DeepSpeed's operations, that are still there when C++ cleans up abort the
+    process, and the launcher reports a finished run as failed. Python's own exit handlers are run.
+    """
+    torch.distributed.destroy_process_group()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 @exit_on_user_error
 def main(attn_implementation: str | None = None) -> None:
     """The command line's entry."""
@@ -250,7 +265,7 @@ def main(attn_implementation: str | None = None) -> None:
     hf_logging.set_verbosity_warning()
     train(attn_implementation)
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # gloo's threads abort a process that ends without
+        end_rank()
 
 
 if __name__ == "__main__":

@@ -58,4 +58,4 @@ def train_all(runs: list[dict[str, Any]]) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     train_all(json.loads(Path(sys.argv[-1]).read_text()))
-    torch.distributed.destroy_process_group()
+    module.end_rank()
