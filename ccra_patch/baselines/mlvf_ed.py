@@ -1,12 +1,8 @@
 """Multi-layer visual fusion, external direct (Lin et al., CVPR 2025, arXiv 2503.06063): chosen layers side by side."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from einops import reduce
-from torch import Tensor, nn
-
-from ccra_patch.baselines.fusion import WideMLP
+from ccra_patch.baselines.dense_connector_dci import DenseConnectorDCI
 from ccra_patch.baselines.groups import require_groups
 from ccra_patch.settings import ProjectorSettings
 
@@ -26,7 +22,7 @@ class MLVFExternalDirectSettings(ProjectorSettings):
         require_groups("mm_mlvf_ed", self.mm_mlvf_ed_layers, self.mm_mlvf_ed_group_size)
 
 
-class MLVFExternalDirect(nn.Module):
+class MLVFExternalDirect(DenseConnectorDCI):
     """``MLP([V_3 || V_18 || F_v])``, concatenated along channels, without normalisation.
 
     The authors' choices of layers, by their names and ours (``layers``, ``group_size``), all beside ``F_v``:
@@ -41,7 +37,7 @@ class MLVFExternalDirect(nn.Module):
 
     Layers are indices of ``hidden_states``; groups begin with block 1 and not with the embeddings as in Dense
     Connector's dense form. With a two-level MMFuser (``mmfuser`` at layers 3 and 18) one has the paper's "external
-    modular" form.
+    modular" form. What is computed is Dense Connector's dense form; which layers it is given makes the method.
 
     Args:
         vision_dim: d.
@@ -51,15 +47,4 @@ class MLVFExternalDirect(nn.Module):
     """
 
     def __init__(self, vision_dim: int, text_dim: int, num_groups: int = 2, group_size: int = 1) -> None:
-        super().__init__()
-        self.group_size = group_size
-        self.mlp = WideMLP(vision_dim, num_groups * vision_dim, text_dim)
-
-    def forward(self, features: Tensor, layers: Tensor) -> Tensor:
-        """``F_v [B, N, d]`` and layers ``[B, g * group_size, N, d]``, group by group -> ``[B, N, D]``."""
-        groups = reduce(layers, "b (g size) n d -> b n (g d)", "mean", size=self.group_size)
-        return self.mlp(features, groups)
-
-    def load_plain_adapter(self, state: Mapping[str, Tensor]) -> None:
-        """Start as that adapter, bit for bit. Raises ValueError if it does not fit."""
-        self.mlp.load_plain_adapter(state)
+        super().__init__(vision_dim, text_dim, num_groups, group_size)

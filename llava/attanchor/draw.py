@@ -12,6 +12,7 @@ from llava.attanchor.loading import Loaded, add_model_flags, load
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.items import open_image, render_prompt
+from llava.eval.observe import FITS
 from llava.mm_utils import get_anyres_image_grid_shape, process_images, tokenize_with_images
 
 
@@ -80,7 +81,7 @@ def _patch_boxes(loaded: Loaded, picture: Image.Image, count: int) -> Callable[[
             f"mm_projector_type {config.mm_projector_type} makes {count} image tokens of {(1 + columns * rows)} x "
             f"{side * side} patches; where they lie in the picture is not known, so they cannot be drawn"
         )
-    fit = {"pad": "pad", "anyres": "stretch"}.get(aspect_ratio or "", "crop")
+    fit = FITS.get(aspect_ratio or "", "crop")
     whole = covered_box(*picture.size, fit)
     canvas = _canvas_box(picture.size, (columns * pixels, rows * pixels)) if columns else whole
 
