@@ -12,8 +12,8 @@ from tqdm import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerBase
 
 from llava.tokenization import load_tokenizer
+from playground.cache import cached, recipe_key
 from playground.tiny import text
-from playground.tiny.cache import cached, recipe_key
 
 
 @dataclass(frozen=True)

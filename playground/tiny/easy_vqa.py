@@ -28,7 +28,7 @@ from pathlib import Path
 import easy_vqa as package
 from PIL import Image
 
-from playground.tiny.cache import cached, recipe_key
+from playground.cache import cached, recipe_key
 
 DATA_ROOT = Path("playground/data")
 COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")

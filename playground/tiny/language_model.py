@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from llava.constants import IGNORE_INDEX
 from llava.tokenization import load_tokenizer
 from llava.train.preprocess import Segment, encode_segments
+from playground.cache import cached, recipe_key
 from playground.tiny import text
-from playground.tiny.cache import cached, recipe_key
 from playground.tiny.clip import batches
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import sentencepiece
 
 from llava.tokenization import LlamaTokenizer
+from playground.cache import cached, recipe_key
 from playground.tiny import text
-from playground.tiny.cache import cached, recipe_key
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from playground.tiny.cache import cached, recipe_key
+from playground.cache import cached, recipe_key
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -57,7 +57,7 @@ def test_failed_build_leaves_no_folder(tmp_path: Path) -> None:
 
 def test_killed_build_is_started_over(tmp_path: Path) -> None:
     script = (
-        "import os, signal; from pathlib import Path; from playground.tiny.cache import cached\n"
+        "import os, signal; from pathlib import Path; from playground.cache import cached\n"
         "def dies(folder):\n"
         "    (folder / 'half.txt').write_text('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
