@@ -6,7 +6,7 @@ import pytest
 
 from playground.cache import cached, recipe_key
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
