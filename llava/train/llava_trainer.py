@@ -111,7 +111,7 @@ class LLaVATrainer(Trainer):
         indices = inputs.pop("indices", [])
         if kwargs.get("num_items_in_batch") is not None:
             kwargs["num_items_in_batch"] = torch.as_tensor(kwargs["num_items_in_batch"]).clamp(min=1)
-        result = super().compute_loss(model, inputs, *args, **kwargs)
+        result = super().compute_loss(model, inputs | {"loss_only": True}, *args, **kwargs)
         loss = result[0] if isinstance(result, tuple) else result
         if not torch.isfinite(loss).all():
             dataset = self.train_dataset if model.training else self._evaluated_data

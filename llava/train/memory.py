@@ -73,12 +73,14 @@ class Recipe:
     """What of a training run decides its memory.
 
     ``projector_parameters`` train in every mode; ``trains`` says what else: ``projector`` (nothing), ``lora``, ``all``.
+    ``labelled_length`` counts the tokens of a sample that have a label, and so logits; None: all but the picture's.
     ``zero_stage`` 0 is no DeepSpeed: weights that train are then float32 under autocast.
     """
 
     batch_size: int
     sequence_length: int
     projector_parameters: int
+    labelled_length: int | None = None
     trains: str = "all"
     lora_rank: int = 64
     half_precision: bool = True
@@ -115,7 +117,10 @@ def estimate(shapes: Shapes, recipe: Recipe) -> dict[str, float]:
     else:
         activations = shapes.num_hidden_layers * layer
     # Logits in the compute type, in float32, their log-softmax and its gradient.
-    logits = tokens * shapes.vocab_size * (12 if width == 4 else 16)
+    labelled = recipe.sequence_length - shapes.vision_patches
+    if recipe.labelled_length is not None:
+        labelled = recipe.labelled_length
+    logits = recipe.batch_size * labelled * shapes.vocab_size * (12 if width == 4 else 16)
     patches = recipe.batch_size * shapes.vision_patches * width
     vision = patches * (max(recipe.stacked_layers, 1) * shapes.vision_hidden_size + 2 * shapes.vision_intermediate_size)
     return {

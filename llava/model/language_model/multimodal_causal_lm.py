@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -53,12 +54,19 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         images: Tensor | list[Tensor] | None = None,
         image_sizes: Any = None,
         return_dict: bool | None = None,
+        loss_only: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Tensor, ...]:
-        """Token ids ``[B, S]`` (or embeddings) and pictures -> logits ``[B, S', V]``; with labels the loss too."""
-        sequence = (input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels)
+        """Token ids ``[B, S]`` (or embeddings) and pictures -> logits ``[B, S', V]``; with labels the loss too.
+
+        ``loss_only`` returns the loss alone: the same number, from logits at the labelled positions and nowhere else.
+        """
+        parts = (input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels)
         if inputs_embeds is None:
-            sequence = self.prepare_inputs_labels_for_multimodal(*sequence[:4], labels, images, image_sizes)
+            parts = self.prepare_inputs_labels_for_multimodal(*parts[:4], labels, images, image_sizes)
+        sequence = dict(zip(SEQUENCE, parts, strict=True))
+        if loss_only:
+            return CausalLMOutputWithPast(loss=self._loss(**sequence, **kwargs))
         wishes = {
             "use_cache": use_cache,
             "output_attentions": output_attentions,
@@ -67,7 +75,26 @@ class MultimodalCausalLM(LlavaMetaForCausalLM):
         }
         # Decoders of transformers 5 take the last three from **kwargs, and only when they are there.
         kwargs |= {name: wish for name, wish in wishes.items() if wish is not None}
-        return super().forward(**dict(zip(SEQUENCE, sequence, strict=True)), **kwargs)
+        return super().forward(**sequence, **kwargs)
+
+    def _loss(
+        self, labels: Tensor, num_items_in_batch: Tensor | int | None = None, **sequence: Tensor | None
+    ) -> Tensor:
+        """The loss of a sequence, given by the names of :data:`SEQUENCE`.
+
+        Most positions of a sequence with a picture have no label, and logits are V wide: they would be most of a small
+        model's time, and the largest tensor of a large model's step.
+        """
+        hidden = self.base_model(**sequence, use_cache=False).last_hidden_state
+        next_labels = functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        labelled = next_labels != IGNORE_INDEX
+        return self.loss_function(
+            logits=self.lm_head(hidden[labelled]),
+            labels=labels,
+            shift_labels=next_labels[labelled],
+            vocab_size=self.config.vocab_size,
+            num_items_in_batch=num_items_in_batch,
+        )
 
     @property
     def loss_function(self) -> Callable[..., Tensor]:

@@ -90,6 +90,7 @@ def main() -> None:
         batch_size=BATCH,
         sequence_length=length + shapes.vision_patches,
         projector_parameters=mlp_parameters(shapes),
+        labelled_length=length // 2,
         trains="projector" if "--tune_mm_mlp_adapter" in given else "lora" if "--lora_enable" in given else "all",
         lora_rank=int(given.get("--lora_r", 64)),
         half_precision=given.get("--bf16") == "True",

@@ -122,3 +122,22 @@ def test_a_saved_model_comes_back_by_the_loader(family, wish, model, images, ass
     assert ("LlavaMptForCausalLM has no attn_implementation sdpa; using its own" in caplog.text) is expects_message
     assert type(AutoConfig.from_pretrained(tmp_path)) is type(model.config)
     assert type(AutoModelForCausalLM.from_pretrained(tmp_path)) is type(model)
+
+
+@pytest.mark.parametrize("items", [None, 11])
+def test_loss_alone_is_the_loss_beside_the_logits(model, images, items):
+    ids = torch.cat([PROMPT, PROMPT.flip(1)])
+    labels = ids.masked_fill(torch.rand(ids.shape, generator=torch.Generator().manual_seed(2)) < 0.5, IGNORE_INDEX)
+    labels[ids == IMAGE_TOKEN_INDEX] = IGNORE_INDEX
+    widths = []
+    model.lm_head.register_forward_hook(lambda head, given, logits: widths.append(logits.shape[:-1].numel()))
+    gradients = []
+    for loss_only in (False, True):
+        found = model(ids, labels=labels, images=images, loss_only=loss_only, num_items_in_batch=items)
+        assert (found.logits is None) == loss_only
+        found.loss.backward()
+        gradients.append([found.loss] + [p.grad.clone() for p in model.parameters() if p.grad is not None])
+        model.zero_grad()
+    for alone, beside in zip(*gradients, strict=True):
+        torch.testing.assert_close(alone, beside, rtol=1e-5, atol=1e-6)
+    assert widths[1] == (labels[:, 1:] != IGNORE_INDEX).sum() < widths[0]
