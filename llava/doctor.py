@@ -196,7 +196,8 @@ def memory(recipe: Recipe, shapes: Shapes) -> list[Line]:
         Line(
             None,
             f"memory of each of {recipe.processes} device(s), batch {recipe.batch_size} x {recipe.sequence_length} "
-            f"tokens, ZeRO-{recipe.zero_stage}: {_gigabytes(total)} (estimate, 0 to 50% high if every text token has a label)",
+            f"tokens, ZeRO-{recipe.zero_stage}: {_gigabytes(total)} (estimate, 0 to 50% high "
+            "if every text token has a label)",
         )
     ]
     lines += [Line(None, f"  {name}: {_gigabytes(size)}") for name, size in parts.items()]
