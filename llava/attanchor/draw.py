@@ -71,7 +71,7 @@ def pins_in_prompt(loaded: Loaded, pictures: Sequence[Image.Image], prompt: str)
 def _patch_boxes(loaded: Loaded, picture: Image.Image, count: int) -> Callable[[int], Box]:
     """From the number of one of ``count`` patches to what it shows of the picture, by how that was prepared."""
     config, tower = loaded.model.config, loaded.model.get_vision_tower()
-    side, pixels = tower.num_patches_per_side, tower.config.image_size
+    side, pixels = tower.num_patches_per_side, tower.image_size
     aspect_ratio = getattr(config, "image_aspect_ratio", None)
     columns = rows = 0
     if aspect_ratio == "anyres":

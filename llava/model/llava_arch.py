@@ -26,7 +26,7 @@ from llava.model.anchoring import Matches, attanchor_settings, find_matches, ins
 from llava.model.anyres import arrange_tiles, unpad_image
 from llava.model.merge import ImageSlots, Layout, lay_out, pack
 from llava.model.multimodal_encoder.builder import build_vision_tower
-from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_encoder.tower import VisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.multimodal_projector.registry import find_projector, needs_of, setting_names
 from llava.model.vocabulary import fit_vocabulary, whole
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 class LlavaMetaModel:
     """Mix-in of the inner model: holds the vision tower, the projector and, for ``unpad``, the newline embedding."""
 
-    vision_tower: CLIPVisionTower | list[CLIPVisionTower]
+    vision_tower: VisionTower | list[VisionTower]
     mm_projector: nn.Module
     image_newline: nn.Parameter
 
@@ -51,7 +51,7 @@ class LlavaMetaModel:
             if "unpad" in getattr(config, "mm_patch_merge_type", "flat"):
                 self.image_newline = nn.Parameter(torch.empty(config.hidden_size, dtype=self.dtype))
 
-    def get_vision_tower(self) -> CLIPVisionTower | None:
+    def get_vision_tower(self) -> VisionTower | None:
         """The tower, or None for a text-only model. Under FSDP it is kept in a list, out of the wrapper's sight."""
         tower = getattr(self, "vision_tower", None)
         return tower[0] if isinstance(tower, list) else tower
@@ -125,7 +125,7 @@ class LlavaMetaForCausalLM(ABC):
     def get_model(self) -> LlavaMetaModel:
         """The inner model."""
 
-    def get_vision_tower(self) -> CLIPVisionTower | None:
+    def get_vision_tower(self) -> VisionTower | None:
         return self.get_model().get_vision_tower()
 
     def encode_images(self, images: Tensor, query: Tensor | None = None, query_mask: Tensor | None = None) -> Tensor:
@@ -202,7 +202,7 @@ class LlavaMetaForCausalLM(ABC):
                 f"{config.image_aspect_ratio}"
             )
         size = tuple(image_sizes[index])
-        grid = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, tower.config.image_size)
+        grid = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, tower.image_size)
         return arrange_tiles(features, grid, tower.num_patches_per_side, size, newline)
 
     def _query(self, input_ids: Tensor, valid: Tensor, token_embeds: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -39,7 +39,8 @@ class Shapes:
             num_key_value_heads=language.get("num_key_value_heads") or language["num_attention_heads"],
             vocab_size=language["vocab_size"],
             vision_hidden_size=vision["hidden_size"],
-            vision_intermediate_size=vision["intermediate_size"],
+            # DINOv2 says it as a ratio.
+            vision_intermediate_size=vision.get("intermediate_size") or vision["hidden_size"] * vision["mlp_ratio"],
             vision_layers=vision["num_hidden_layers"],
             vision_patches=(vision["image_size"] // vision["patch_size"]) ** 2,
             tie_word_embeddings=bool(language.get("tie_word_embeddings")),

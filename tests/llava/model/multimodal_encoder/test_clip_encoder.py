@@ -215,8 +215,3 @@ def test_an_s2_checkpoint_comes_back(assets, tmp_path):
     ids = torch.tensor([[1, -200, 9]])
     with torch.no_grad():
         torch.testing.assert_close(again(ids, images=images).logits, model.eval()(ids, images=images).logits)
-
-
-def test_the_message_for_an_unknown_tower():
-    with pytest.raises(UserError, match=r"Unknown vision tower: google/siglip; give an existing folder, or a hub name"):
-        build_vision_tower(SimpleNamespace(mm_vision_tower="google/siglip"))
