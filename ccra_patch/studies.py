@@ -72,6 +72,40 @@ PROJECTORS = (
     "mlvf_ed",
 )
 
+ATTANCHOR = {"MM_ATTANCHOR_DIRECTION": "text_into_image"}
+
+
+def _photos() -> Study:
+    """Everything beside everything: fused layers, CCRA's variants and removals, AttAnchor; each against LLaVA's MLP."""
+    plain, ccra = Arm("mlp2x_gelu", {"PROJECTOR": "mlp2x_gelu"}), Arm("ccra", {"PROJECTOR": "ccra"})
+
+    def variant(name: str, **changes: str) -> Arm:
+        return Arm(f"ccra_{name}", ccra.changes | changes)
+
+    others = ("dense_connector_dci", "mmfuser", "igva", "mlvf_ed")
+    ways = {name: variant(name, MM_CCRA_INTEGRATION=name) for name in ("decoupled", "shuffled")}
+    without = {name: variant(f"no_{name}", MM_CCRA_DISABLE=name) for name in ("lpwca", "lwca", "pwca")}
+    smoothing = variant("no_smoothing", MM_CCRA_KERNEL_SIZE="1")
+    post = variant("post", MM_CCRA_NORM_ORDER="post")
+    return Study(
+        plain.name,
+        (
+            Panel("projector", {arm.name: arm for arm in (plain, *(Arm(n, {"PROJECTOR": n}) for n in others), ccra)}),
+            Panel("CCRA", {"as it is": ccra, "post": post, **ways}),
+            Panel("CCRA without", {"nothing left out": ccra, **without, "smoothing": smoothing}),
+            Panel(
+                "AttAnchor",
+                {
+                    "mlp2x_gelu": plain,
+                    "mlp2x_gelu, pinned": Arm("mlp2x_gelu_attanchor", plain.changes | ATTANCHOR),
+                    "ccra": ccra,
+                    "ccra, pinned": variant("attanchor", **ATTANCHOR),
+                },
+            ),
+        ),
+    )
+
+
 STUDIES = {
     "table3": _one_panel(
         "integration",
@@ -97,5 +131,6 @@ STUDIES = {
         ),
     ),
     "norm_order": _one_panel("norm and modulation", "pre", {"pre": {}, "post": {"MM_CCRA_NORM_ORDER": "post"}}),
+    "photos": _photos(),
     "projectors": _one_panel("projector", "mlp2x_gelu", {name: {"PROJECTOR": name} for name in PROJECTORS}),
 }

@@ -10,267 +10,59 @@ lists them): ``--train`` and ``--eval`` give those that all arms share, the stud
 finished is not run again, and what was interrupted goes on where it stopped, so the same command is also how to resume;
 several machines may share one ``--out`` if each is given other ``--arms`` or ``--seeds``.
 
+Several evaluations of each model have names, and variables beside those of ``--eval``::
+
+    --evaluation balanced TIER=testdev_balanced --evaluation all TIER=testdev_all SPLIT=llava_gqa_testdev_all
+
+A search gives every arm the same budget: each value of one variable is trained with the first seed, scored on its own
+evaluation, and the best value, by ``--metric``, is used for all seeds::
+
+    --search LEARNING_RATE=5e-6,1e-5,2e-5 --search-eval TIER=val_balanced SPLIT=llava_gqa_val_balanced
+
 ``--out`` gets a folder per arm and seed with the trained model, the answers and ``run.json``, then ``summary.json`` and
-``summary.png``.
+``summary.png``; ``python -m ccra_patch.report`` makes pages of them. What the numbers are: ccra_patch.summary.
 """
 
 import argparse
 import json
-import math
-import os
-import shlex
-import statistics
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ccra_patch.studies import STUDIES, Arm, Panel, Study
+from ccra_patch.report import draw
+from ccra_patch.runs import TRAIN, Recipe, Run, finish_all
+from ccra_patch.studies import STUDIES, Arm, Study
+from ccra_patch.summary import describe, summarise, table
 
-ROOT = Path(__file__).resolve().parents[1]
 TRAIN_SCRIPT = "scripts/v1_5/finetune_ccra.sh"
 EVAL_SCRIPT = "scripts/v1_5/eval/gqa.sh"
+SEARCH = "search"  # what the search's evaluation is called
+EVALUATION = "answers"  # and the only one where none is named
+SET_BY_SWEEP = ("CKPT", "NAME", "ANSWERS", "RESULTS", "RESUME")
+
+Variables = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Command:
-    """A script with the variables it is called with."""
+class Search:
+    """Which values of a training variable every arm tries, and the evaluation that decides."""
 
-    script: str
-    variables: dict[str, str]
+    variable: str
+    values: tuple[str, ...]
+    evaluation: Variables
 
-    def __str__(self) -> str:
-        words = [f"{name}={shlex.quote(value)}" for name, value in self.variables.items()]
-        return " ".join([*words, "bash", shlex.quote(self.script)])
-
-    def run(self) -> None:
-        """Run it in the repository, its output being ours. Raises ValueError if it fails."""
-        print(f"\n== {self}", file=sys.stderr, flush=True)
-        done = subprocess.run(["bash", self.script], cwd=ROOT, env=os.environ | self.variables, check=False)
-        if done.returncode:
-            raise ValueError(
-                f"{self.script} failed with exit code {done.returncode}, its message is above; "
-                "mend that, and the same command goes on from there"
-            )
+    def candidates(self, recipe: Recipe, arm: Arm, seed: int) -> dict[str, Run]:
+        """One run for each value."""
+        return {
+            value: recipe.run(arm, seed, {SEARCH: self.evaluation}, **{self.variable: value}) for value in self.values
+        }
 
 
-@dataclass
-class Run:
-    """One arm with one seed: what it is made of, and how far it has come.
-
-    Attributes:
-        folder: of everything that belongs to it.
-        train, evaluate: its two commands.
-        trained: whether the first is done.
-        scores: the evaluation's, by metric; None before it is done.
-    """
-
-    arm: str
-    seed: int
-    folder: Path
-    train: Command
-    evaluate: Command
-    trained: bool = False
-    scores: dict[str, dict[str, float]] | None = None
-
-    @property
-    def record(self) -> Path:
-        return self.folder / "run.json"
-
-    def recall(self) -> None:
-        """Take up what an earlier call has recorded. Raises ValueError if that was another run."""
-        if not self.record.exists():
-            return
-        try:
-            before = json.loads(self.record.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"{self.record} is not JSON ({error}); delete {self.folder} to start that run anew"
-            ) from error
-        for part in ("train", "evaluate"):
-            old, new = before[part], asdict(getattr(self, part))
-            if old != new:
-                raise ValueError(
-                    f"{self.folder} holds another run: {_first_difference(old, new)}; choose another --out"
-                )
-        self.trained, self.scores = before["trained"], before["scores"]
-
-    def write(self) -> None:
-        """Record the state in one step: a killed sweep leaves the old one or the new one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.record.with_suffix(".partial")
-        state = asdict(self) | {"folder": str(self.folder)}
-        partial.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self.record)
-
-    def commands_left(self) -> list[Command]:
-        if self.scores is not None:
-            return []
-        return [self.evaluate] if self.trained else [self.train, self.evaluate]
-
-    def finish(self) -> None:
-        """Do what is left of it."""
-        if self.scores is None:
-            self.write()
-            if not self.trained:
-                self.train.run()
-                self.trained = True
-                self.write()
-            self.evaluate.run()
-            self.scores = _read_scores(Path(self.evaluate.variables["RESULTS"]))
-            self.write()
-
-
-def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    if old["script"] != new["script"]:
-        return f"{old['script']} there, {new['script']} here"
-    there, here = old["variables"], new["variables"]
-    name = next(name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name))
-    return f"{name} is {there.get(name)!r} there, {here.get(name)!r} here"
-
-
-def _read_scores(path: Path) -> dict[str, dict[str, float]]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["scores"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} holds no scores ({error!r}); the evaluation script must write RESULTS") from error
-
-
-def plan(
-    arms: Iterable[Arm],
-    seeds: Sequence[int],
-    out: Path,
-    train: Mapping[str, str],
-    evaluate: Mapping[str, str],
-    train_script: str = TRAIN_SCRIPT,
-    eval_script: str = EVAL_SCRIPT,
-) -> list[Run]:
-    """One run for each seed and arm, seed by seed: an interrupted sweep has whole comparisons.
-
-    Args:
-        out: folder of all runs.
-        train, evaluate: variables for the scripts of all arms.
-    """
-    runs = []
-    for seed in dict.fromkeys(seeds):
-        for arm in arms:
-            folder = out.resolve() / f"{arm.name}-seed{seed}"
-            model, answers = folder / "model", folder / "answers"
-            training = {"PROJECTOR": "ccra"} | dict(train) | arm.changes | {"SEED": str(seed), "OUTPUT": str(model)}
-            evaluation = dict(evaluate) | {
-                "CKPT": str(model),
-                "NAME": folder.name,
-                "ANSWERS": str(answers),
-                "RESULTS": str(answers / "results.json"),
-                "RESUME": "1",
-            }
-            commands = Command(train_script, training), Command(eval_script, evaluation)
-            runs.append(Run(arm.name, seed, folder, *commands))
-    return runs
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What the seeds of one arm say.
-
-    Attributes:
-        values: the metric by seed.
-        mean: over the seeds.
-        standard_error: of that mean, from the spread over seeds; None with one seed.
-        difference: mean difference from the baseline arm over the seeds that both have; None where there is none.
-        difference_error: standard error of that mean; None with one such seed.
-    """
-
-    values: dict[int, float]
-    mean: float
-    standard_error: float | None
-    difference: float | None = None
-    difference_error: float | None = None
-
-    @classmethod
-    def of(cls, values: dict[int, float], baseline: Mapping[int, float]) -> "Summary":
-        """Of an arm's values by seed, beside those of the arm to compare it with."""
-        differences = [value - baseline[seed] for seed, value in values.items() if seed in baseline]
-        compared = mean_and_error(differences) if differences else (None, None)
-        return cls(values, *mean_and_error(list(values.values())), *compared)
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean and its standard error, None for a single value."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return statistics.fmean(values), error
-
-
-def summarise(runs: Sequence[Run], metric: str, baseline: str) -> dict[str, Summary]:
-    """The arms that have a finished run, in the order of the runs, beside the arm called ``baseline``.
-
-    Raises ValueError for a metric that the evaluation did not give.
-    """
-    values: dict[str, dict[int, float]] = {}
-    for run in runs:
-        if run.scores is None:
-            continue
-        if metric not in run.scores:
-            raise ValueError(f"--metric {metric} is not among the scores; there are {', '.join(sorted(run.scores))}")
-        values.setdefault(run.arm, {})[run.seed] = run.scores[metric]["value"]
-    compare_with = values.get(baseline, {})
-    return {arm: Summary.of(found, {} if arm == baseline else compare_with) for arm, found in values.items()}
-
-
-def table(summaries: Mapping[str, Summary], metric: str, baseline: str) -> str:
-    """A row per arm: mean and standard error over seeds, and the same of the difference from the baseline."""
-
-    def cell(value: float | None, sign: str = "") -> str:
-        return "-" if value is None else f"{value:{sign}.2f}"
-
-    lines = [("arm", metric, "s.e.", "seeds", f"from {baseline}", "s.e.")]
-    for arm, found in summaries.items():
-        lines.append(
-            (
-                arm,
-                cell(found.mean),
-                cell(found.standard_error),
-                str(len(found.values)),
-                cell(found.difference, "+"),
-                cell(found.difference_error),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(word.rjust(width) for word, width in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
-    )
-
-
-def draw(panels: Sequence[Panel], summaries: Mapping[str, Summary], metric: str, path: Path) -> None:
-    """One plot per panel: the mean of each arm with its standard error, and its seeds as small dots."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ValueError(f"the plot needs {error.name}; install it with: pip install matplotlib") from error
-
-    figure = Figure(figsize=(1.5 + 4.5 * len(panels), 4), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
-        shown = {label: summaries[arm.name] for label, arm in panel.arms.items() if arm.name in summaries}
-        places = range(len(shown))
-        for place, found in zip(places, shown.values(), strict=True):
-            axes.plot([place] * len(found.values), list(found.values.values()), ".", color="0.7", zorder=1)
-        axes.errorbar(
-            places,
-            [found.mean for found in shown.values()],
-            yerr=[found.standard_error or 0.0 for found in shown.values()],
-            fmt="o-" if panel.is_scale else "o",
-            capsize=3,
-        )
-        axes.set_xticks(places, shown, rotation=0 if panel.is_scale else 30, ha="center" if panel.is_scale else "right")
-        axes.set_xlabel(panel.title)
-        axes.margins(x=0.1)
-    figure.axes[0].set_ylabel(f"{metric}, mean and standard error over seeds")
-    figure.savefig(path, dpi=120)
+def best(candidates: Mapping[str, Run], metric: str) -> str:
+    """The value that scored best, the first of equals."""
+    return max(candidates, key=lambda value: candidates[value].scores[SEARCH][metric]["value"])
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -280,33 +72,49 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _variables(words: Iterable[str], flag: str) -> Variables:
+    try:
+        return dict(map(_variable, words))
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{flag}: {error}") from error
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ccra_patch.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    shared: dict[str, Any] = {"nargs": "+", "action": "extend", "type": _variable, "metavar": "NAME=VALUE"}
     parser.add_argument("--study", required=True, choices=STUDIES, help="which comparison")
     parser.add_argument("--seeds", required=True, nargs="+", type=int, help="every arm is trained with each of them")
     parser.add_argument("--out", required=True, type=Path, help="folder of all runs, the summary and the plot")
+    parser.add_argument("--train", default=[], help="variables of the training script", **shared)
     parser.add_argument(
-        "--train",
+        "--train-arm",
         nargs="+",
-        action="extend",
-        type=_variable,
+        action="append",
         default=[],
-        metavar="NAME=VALUE",
-        help="variables of the training script",
+        metavar=("ARM", "NAME=VALUE"),
+        help="further ones for one arm alone; may be given again",
+    )
+    parser.add_argument("--eval", default=[], help="variables of the evaluation script", **shared)
+    parser.add_argument(
+        "--evaluation",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("EVALUATION", "NAME=VALUE"),
+        help="one of several evaluations, with variables of its own; may be given again",
     )
     parser.add_argument(
-        "--eval",
-        nargs="+",
-        action="extend",
+        "--search",
         type=_variable,
-        default=[],
-        metavar="NAME=VALUE",
-        help="variables of the evaluation script",
+        metavar="NAME=VALUE,VALUE",
+        help="values of a training variable for every arm to try",
     )
+    parser.add_argument("--search-eval", default=[], help="variables of the evaluation that decides", **shared)
     parser.add_argument("--arms", nargs="+", help="only these arms of the study")
     parser.add_argument("--metric", default="accuracy", help="which score of the evaluation (default: accuracy)")
+    parser.add_argument("--jobs", type=int, default=1, help="so many runs at once, each on its share of the cores")
     parser.add_argument("--train-script", default=TRAIN_SCRIPT, help=f"default: {TRAIN_SCRIPT}")
     parser.add_argument("--eval-script", default=EVAL_SCRIPT, help=f"default: {EVAL_SCRIPT}")
     parser.add_argument("--dry-run", action="store_true", help="list the commands that are left to run, and stop")
@@ -328,28 +136,137 @@ def refuse_what_the_sweep_sets(given: Iterable[str], flag: str, reserved: Iterab
         raise ValueError(f"{flag} {taken[0]} is set by the sweep for each run; drop it")
 
 
+def read_recipe(args: argparse.Namespace, study: Study) -> Recipe:
+    """What the flags say about all runs. Raises ValueError for what cannot be."""
+    train, evaluate = dict(args.train), dict(args.eval)
+    searched = {args.search[0]} if args.search else set()
+    own: dict[str, Variables] = {}
+    for name, *words in args.train_arm:
+        choose(study, [name])
+        own[name] = own.get(name, {}) | _variables(words, f"--train-arm {name}")
+        refuse_what_the_sweep_sets(own[name], f"--train-arm {name}", {"SEED", "OUTPUT"} | searched)
+    refuse_what_the_sweep_sets(train, "--train", {"PROJECTOR", "SEED", "OUTPUT"} | study.varied | searched)
+    refuse_what_the_sweep_sets(evaluate, "--eval", SET_BY_SWEEP)
+    return Recipe(args.out, train, evaluate, args.train_script, args.eval_script, own)
+
+
+def read_evaluations(args: argparse.Namespace) -> dict[str, Variables]:
+    """By name, the variables of each. Raises ValueError for names that are taken."""
+    evaluations: dict[str, Variables] = {}
+    for name, *words in args.evaluation:
+        if name in (TRAIN, SEARCH, "model", *evaluations) or not name.isidentifier():
+            raise ValueError(f"--evaluation {name} cannot be a name here; choose another word")
+        evaluations[name] = _variables(words, f"--evaluation {name}")
+        refuse_what_the_sweep_sets(evaluations[name], f"--evaluation {name}", SET_BY_SWEEP)
+    return evaluations or {EVALUATION: {}}
+
+
+def read_search(args: argparse.Namespace, study: Study) -> Search | None:
+    """What is to be searched, if anything. Raises ValueError for a search without a choice, or without a judge."""
+    if args.search is None:
+        if args.search_eval:
+            raise ValueError("--search-eval is given without --search; say which values to try, or drop it")
+        return None
+    variable, listed = args.search
+    values = tuple(dict.fromkeys(filter(None, listed.split(","))))
+    refuse_what_the_sweep_sets([variable], "--search", {"PROJECTOR", "SEED", "OUTPUT"} | study.varied)
+    if len(values) < 2:
+        raise ValueError(
+            f"--search {variable}={listed} leaves nothing to choose; give two values at least, with commas"
+        )
+    if not args.search_eval:
+        raise ValueError("--search needs --search-eval: questions that are not those of the test")
+    refuse_what_the_sweep_sets(dict(args.search_eval), "--search-eval", SET_BY_SWEEP)
+    return Search(variable, values, dict(args.search_eval))
+
+
 def sweep(args: argparse.Namespace) -> None:
     """Plan, run what is left, and report. Raises ValueError for a user's mistake or a script that fails."""
     study = STUDIES[args.study]
-    train, evaluate = dict(args.train), dict(args.eval)
-    refuse_what_the_sweep_sets(train, "--train", {"PROJECTOR", "SEED", "OUTPUT"} | study.varied)
-    refuse_what_the_sweep_sets(evaluate, "--eval", ("CKPT", "NAME", "ANSWERS", "RESULTS", "RESUME"))
+    recipe, evaluations, search = read_recipe(args, study), read_evaluations(args), read_search(args, study)
     arms = choose(study, args.arms)
-    runs = plan(arms, args.seeds, args.out, train, evaluate, args.train_script, args.eval_script)
-    for run in runs:
-        run.recall()
-    if args.dry_run:
+    if args.jobs < 1:
+        raise ValueError(f"--jobs is {args.jobs}; it must be at least 1")
+
+    def settle(runs: Sequence[Run]) -> bool:
+        """Whether they are finished: does what is left of them, or lists it in a dry run."""
         for run in runs:
-            for command in run.commands_left():
+            run.recall()
+        if args.dry_run:
+            for command in (command for run in runs for command in run.commands_left().values()):
                 print(command)
-        return
+            return not any(run.commands_left() for run in runs)
+        finish_all(runs, args.jobs, say=lambda line: print(line, file=sys.stderr, flush=True))
+        return True
+
+    chosen: dict[str, Variables] = {}
+    searched = None
+    if search:
+        tried = {arm.name: search.candidates(recipe, arm, args.seeds[0]) for arm in arms}
+        if not settle([run for candidates in tried.values() for run in candidates.values()]):
+            print("what else there is to run depends on what these find", file=sys.stderr)
+            return
+        for candidates in tried.values():
+            for run in candidates.values():
+                require_metric(run.scores[SEARCH], args.metric)
+        chosen = {arm: {search.variable: best(candidates, args.metric)} for arm, candidates in tried.items()}
+        searched = {
+            "variable": search.variable,
+            "metric": args.metric,
+            "chosen": {arm: value[search.variable] for arm, value in chosen.items()},
+            "scores": {
+                arm: {value: run.scores[SEARCH][args.metric]["value"] for value, run in candidates.items()}
+                for arm, candidates in tried.items()
+            },
+        }
+
+    # seed by seed: an interrupted sweep has whole comparisons
+    runs = [
+        recipe.run(arm, seed, evaluations, **chosen.get(arm.name, {}))
+        for seed in dict.fromkeys(args.seeds)
+        for arm in arms
+    ]
+    settle(runs)
+    if not args.dry_run:
+        report(args, study, runs, list(evaluations), searched)
+
+
+def require_metric(scores: Mapping[str, Any], metric: str) -> None:
+    if metric not in scores:
+        raise ValueError(f"--metric {metric} is not among the scores; there are {', '.join(sorted(scores))}")
+
+
+def report(
+    args: argparse.Namespace,
+    study: Study,
+    runs: Sequence[Run],
+    evaluations: Sequence[str],
+    searched: Mapping[str, Any] | None,
+) -> None:
+    """Print the tables, write the summary and the plot. Raises ValueError for a metric that there is none of."""
     for run in runs:
-        run.finish()
-    summaries = summarise(runs, args.metric, study.baseline)
-    (args.out / "summary.json").write_text(
-        json.dumps({arm: asdict(found) for arm, found in summaries.items()}, indent=2) + "\n", encoding="utf-8"
-    )
-    print(table(summaries, args.metric, study.baseline))
+        for evaluation in evaluations:
+            require_metric(run.scores[evaluation], args.metric)
+    summaries = {evaluation: summarise(runs, evaluation, study.baseline) for evaluation in evaluations}
+    summary = {
+        "study": args.study,
+        "baseline": study.baseline,
+        "metric": args.metric,
+        "seeds": list(dict.fromkeys(args.seeds)),
+        "search": searched,
+        "arms": {arm: describe([run for run in runs if run.arm == arm]) for arm in dict.fromkeys(r.arm for r in runs)},
+        "evaluations": {
+            evaluation: {
+                arm: {metric: asdict(found) for metric, found in metrics.items()} for arm, metrics in summary.items()
+            }
+            for evaluation, summary in summaries.items()
+        },
+    }
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    for evaluation, found in summaries.items():
+        if len(summaries) > 1:
+            print(f"{evaluation}:")
+        print(table(found, args.metric, study.baseline))
     draw(study.panels, summaries, args.metric, args.out / "summary.png")
 
 

@@ -112,14 +112,7 @@ def evaluate(
     """
     scored = _balanced(questions)
     correct = mark(questions if consistency else scored, predictions, allow_missing=allow_missing)
-    groups: dict[str, list[str]] = defaultdict(list)
-    for question_id, question in scored.items():
-        for group in _groups(question):
-            groups[group].append(question_id)
-    scores = {
-        name: Score.of(correct[question_id] for question_id in groups[name])
-        for name in sorted(groups, key=_report_order)
-    }
+    scores = {name: Score.of(correct[question_id] for question_id in ids) for name, ids in group(scored).items()}
     if consistency:
         scores["consistency"] = _consistency(questions, scored, correct)
     if choices is not None:
@@ -135,6 +128,15 @@ def _balanced(questions: Questions) -> Questions:
             "no question is balanced (isBalanced); accuracy is defined over balanced questions, give another file"
         )
     return scored
+
+
+def group(questions: Questions) -> dict[str, list[str]]:
+    """The questions of each accuracy by its name, in the order of the report."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for question_id, question in questions.items():
+        for name in _groups(question):
+            groups[name].append(question_id)
+    return {name: groups[name] for name in sorted(groups, key=_report_order)}
 
 
 def _groups(question: dict[str, Any]) -> list[str]:
@@ -204,7 +206,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--consistency", action="store_true", help="needs all questions of the split, and their predictions"
     )
     parser.add_argument("--allow-missing", action="store_true", help="count questions without prediction as wrong")
-    parser.add_argument("--json", help="write the scores here as well")
+    parser.add_argument("--json", help="write the scores, and which questions are right, here as well")
     parser.add_argument("--answers", help="answers file that the predictions come from: its provenance gets the score")
     return parser
 
@@ -224,6 +226,7 @@ def main() -> None:
         absent["consistency"] = "needs --consistency, with predictions for all questions of the split"
     if choices is None:
         absent |= dict.fromkeys(("validity", "plausibility"), "needs the official file of choices, --choices")
+    correct = mark(_balanced(questions), predictions, allow_missing=args.allow_missing)
     surplus = len(predictions.keys() - questions.keys())
     if surplus:
         print(f"{surplus} predictions are for other questions and were ignored")
@@ -232,10 +235,11 @@ def main() -> None:
             "tier": args.tier,
             "scores": {name: asdict(score) for name, score in scores.items()},
             "absent": absent,
+            "correct": correct,
+            "groups": group(_balanced(questions)),
         }
         write_json(args.json, result, indent=2)
     if args.answers:
-        correct = mark(_balanced(questions), predictions, allow_missing=args.allow_missing)
         record_scores(args.answers, {f"gqa_{args.tier}_accuracy": Metric.mean(correct)})
     report(scores, absent, args.tier)
 

@@ -100,8 +100,8 @@ def latest_checkpoint(output_dir: str) -> str | None:
     return None
 
 
-def parameter_table(model: Any, args: TrainingArguments) -> str:
-    """What trains, with how many parameters and which learning rate."""
+def parameter_counts(model: Any) -> dict[str, tuple[int, int]]:
+    """Parameters, and how many of them train, by part of the model."""
     inner = model.get_model() if hasattr(model, "get_model") else model
     eyes = {
         name: module
@@ -113,9 +113,14 @@ def parameter_table(model: Any, args: TrainingArguments) -> str:
     }
     total, trained = count_parameters(model)
     counts = {name: count_parameters(module) for name, module in eyes.items()}
-    rest = tuple(whole - sum(part[i] for part in counts.values()) for i, whole in enumerate((total, trained)))
+    seen, seen_trained = (sum(part) for part in zip(*counts.values(), strict=True)) if counts else (0, 0)
+    return {**counts, "language model": (total - seen, trained - seen_trained)}
+
+
+def parameter_table(counts: dict[str, tuple[int, int]], args: TrainingArguments) -> str:
+    """What trains, with how many parameters and which learning rate."""
     lines = [f"{'component':<16}{'parameters':>16}{'trained':>16}  {'state':<8}learning rate"]
-    for name, (size, trains) in {**counts, "language model": rest}.items():
+    for name, (size, trains) in counts.items():
         state = "frozen" if not trains else "full" if trains == size else "LoRA" if args.lora_enable else "partly"
         rate = args.mm_projector_lr if name == "projector" and args.mm_projector_lr is not None else args.learning_rate
         lines.append(f"{name:<16}{size:>16,}{trains:>16,}  {state:<8}{rate if trains else '-'}")
@@ -200,11 +205,14 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
         trainer.add_callback(ConsistencyLogging(trainer))
     preflight.check(trainer, data_args.max_masked_share)
     if main_process:
-        rank0_print(parameter_table(model, training_args))
+        counts = parameter_counts(model)
+        rank0_print(parameter_table(counts, training_args))
         if training_args.overwrite_output_dir:
             for old in Path(training_args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
                 shutil.rmtree(old)
-        run_record.write_record(training_args.output_dir, record | {"model_config": model.config.to_dict()})
+        run_record.write_record(
+            training_args.output_dir, record | {"model_config": model.config.to_dict(), "parameters": counts}
+        )
 
     if training_args.dry_run:
         seconds = trainer.train().metrics["train_runtime"]

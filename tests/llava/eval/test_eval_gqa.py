@@ -167,6 +167,8 @@ def test_the_command_prints_a_table_and_the_accuracy_last(
     result = json.loads(Path("new/scores.json").read_text())
     assert result["scores"]["open"]["n"] == 2
     assert result["absent"].keys() == {"consistency", "validity", "plausibility"}
+    assert result["correct"] == {"1": True, "2": True, "3": False, "4": False, "5": True}
+    assert result["groups"]["binary"] == ["2", "4", "5"]
     score = json.loads(provenance_path(tmp_path / "merge.jsonl").read_text())["scores"]["gqa_testdev_balanced_accuracy"]
     assert score == {"value": 60.0, "standard_error": pytest.approx(21.9089), "n": 5}
     assert read_scores("merge.jsonl")["gqa_testdev_balanced_accuracy"].groups[""]["3"] == (0.0, 1.0)

@@ -96,13 +96,18 @@ def test_six_steps_are_three_a_kill_and_three_more(recorded, run, recording, die
     assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()} | {"checkpoint-5"}
 
 
-def test_the_table_says_what_trains(run, capsys):
-    run("lora", max_steps=1)
+def test_the_table_and_the_record_say_what_trains(run, capsys):
+    out = run("lora", max_steps=1)
     rows = {line[:16].strip(): line[16:].split() for line in capsys.readouterr().out.splitlines()}
     assert rows["component"] == ["parameters", "trained", "state", "learning", "rate"]
     assert rows["vision tower"] == ["48,128", "0", "frozen", "-"]
     assert rows["projector"] == ["6,272", "6,272", "full", "0.0001"]
     assert rows["language model"] == ["291,648", "17,408", "LoRA", "0.001"]
+    assert json.loads((out / "run.json").read_text())["parameters"] == {
+        "vision tower": [48_128, 0],
+        "projector": [6_272, 6_272],
+        "language model": [291_648, 17_408],
+    }
 
 
 @pytest.mark.parametrize(("recorded", "dropout"), [("pretrain_fp32tower", 0), ("lora", 0.1)])
