@@ -186,8 +186,8 @@ def members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 seek_data(stream)
             with tarfile.open(fileobj=stream, mode="r|*") as tar:
                 for member in tar:
-                    if member.isfile() and (content := tar.extractfile(member)):
-                        yield member.name, content
+                    if (file := tar.extractfile(member)) is not None:
+                        yield member.name, file
 
 
 def seek_data(deb: IO[bytes]) -> None:

@@ -35,7 +35,7 @@ def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> VisionTower:
     hub names of OpenAI's and LAION's CLIP, of ShareGPT4V, of Google's SigLIP and of Facebook's DINOv2; UserError
     otherwise.
     """
-    name = getattr(vision_tower_cfg, "mm_vision_tower", None) or getattr(vision_tower_cfg, "vision_tower", None)
+    name = str(getattr(vision_tower_cfg, "mm_vision_tower", None) or getattr(vision_tower_cfg, "vision_tower", None))
     tower_class = _tower_class(name)
     if getattr(vision_tower_cfg, "s2", False):
         if tower_class is not CLIPVisionTower:
@@ -44,16 +44,16 @@ def build_vision_tower(vision_tower_cfg: Any, **kwargs: Any) -> VisionTower:
     return tower_class(name, args=vision_tower_cfg, **kwargs)
 
 
-def _tower_class(name: str | None) -> type[VisionTower]:
-    if name and os.path.exists(name):
+def _tower_class(name: str) -> type[VisionTower]:
+    if os.path.exists(name):
         model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type", "clip")
         if model_type in TOWERS:
             return TOWERS[model_type]
         raise UserError(f"{name} has model_type {model_type!r}; a vision tower is one of {', '.join(TOWERS)}")
-    if name and "ShareGPT4V" in name:
+    if "ShareGPT4V" in name:
         return CLIPVisionTower
     for prefix, tower_class in HUB_PREFIXES.items():
-        if name and name.startswith(prefix):
+        if name.startswith(prefix):
             return tower_class
     raise UserError(
         f"Unknown vision tower: {name}; give an existing folder, or a hub name that starts with "
