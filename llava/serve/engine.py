@@ -12,14 +12,13 @@ from transformers import GenerationMixin, PreTrainedTokenizerBase, StoppingCrite
 from transformers.generation.streamers import BaseStreamer
 
 from ccra_patch.recorder import recorded_maps
-from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
 from llava.errors import UserError
 from llava.eval.generation import Sampling
 from llava.mm_utils import KeywordsStoppingCriteria, process_images, tokenizer_image_token
 from llava.model.builder import DEFAULT_CONTEXT_LENGTH, load_pretrained_model
 from llava.serve.attention import Seen, describe_attention
-from llava.serve.failures import TooLong
 from llava.serve.pictures import Limits
+from llava.serve.prompts import framed, require_marks, too_long
 
 MAX_NEW_TOKENS = 1024
 GREEDY_BELOW = 0.001  # temperature
@@ -92,7 +91,7 @@ class Engine:
             prompt = self._embed(input_ids, ask.pictures)
         budget = min(ask.max_new_tokens, MAX_NEW_TOKENS, self.context_length - prompt.length)
         if budget < 1:
-            raise self._too_long(f"{prompt.length} tokens with its pictures")
+            raise too_long(f"{prompt.length} tokens with its pictures", self.context_length)
 
         def tell_text(text: str, count: int) -> None:
             tell(Answer(text, None, prompt.length, count))
@@ -126,33 +125,20 @@ class Engine:
         """The prompt as the model wants it. Raises UserError for what cannot be asked."""
         if ask.max_new_tokens < 1:
             raise UserError(f"max_new_tokens is {ask.max_new_tokens}; it must be at least 1")
-        marks = ask.prompt.count(DEFAULT_IMAGE_TOKEN)
-        if marks != len(ask.pictures):
-            raise UserError(
-                f"the prompt has {marks} {DEFAULT_IMAGE_TOKEN} for {len(ask.pictures)} pictures; they must be as many"
-            )
+        require_marks(ask.prompt, len(ask.pictures))
         if ask.pictures and self.image_processor is None:
             raise UserError("this model reads text only; send no pictures, or ask a LLaVA model")
         if len(ask.prompt) > self.limits.prompt_characters:
-            raise self._too_long(f"{len(ask.prompt)} characters")
-        if not getattr(self.model.config, "mm_use_im_start_end", False):
-            return ask.prompt
-        framed = DEFAULT_IM_START_TOKEN + DEFAULT_IMAGE_TOKEN + DEFAULT_IM_END_TOKEN
-        return ask.prompt.replace(DEFAULT_IMAGE_TOKEN, framed)
+            raise too_long(f"{len(ask.prompt)} characters", self.context_length)
+        return framed(ask.prompt) if getattr(self.model.config, "mm_use_im_start_end", False) else ask.prompt
 
     def _tokenize(self, prompt: str) -> Tensor:
         """Ids ``[1, S]`` with ``IMAGE_TOKEN_INDEX`` at pictures."""
         with self._tokenizing:
             ids = tokenizer_image_token(prompt, self.tokenizer)
         if len(ids) > self.context_length:  # before the vision tower works in vain
-            raise self._too_long(f"{len(ids)} tokens")
+            raise too_long(f"{len(ids)} tokens", self.context_length)
         return torch.tensor([ids], device=self.model.device)
-
-    def _too_long(self, size: str) -> TooLong:
-        return TooLong(
-            f"the prompt has {size}, this model reads {self.context_length} tokens with the answer; start a new "
-            "conversation or ask a shorter question"
-        )
 
     def _embed(self, input_ids: Tensor, pictures: Sequence[Image.Image]) -> "_Prompt":
         mask = torch.ones_like(input_ids)
