@@ -1,11 +1,17 @@
-"""Samples per second of the data path on one core: ``__getitem__`` at 336 px (JPEG, pad, three rounds), the collator.
+"""Samples per second of the data path on one core, and whether its loader keeps up with a training step.
 
     python benchmarks/data.py                            # 640 x 480, as most of COCO
     python benchmarks/data.py --width 500 --height 375 --samples 64
+    python benchmarks/data.py --workers 2 --rate 64 --steps 50
 
-The stand-in for upstream opens the same file, pads it to a square and calls CLIP's processor for it; text goes the same
-way in both arms, though upstream tokenises every round three times. Arms take turns and processor time is counted, so
-that a busy machine slows both and little; rates are medians, and the ratio is what to look at.
+First ``__getitem__`` at 336 px (JPEG, pad, three rounds) and the collator. The stand-in for upstream opens the same
+file, pads it to a square and calls CLIP's processor for it; text goes the same way in both arms, though upstream
+tokenises every round three times. Arms take turns and processor time is counted, so that a busy machine slows both and
+little; rates are medians, and the ratio is what to look at.
+
+Then a ``DataLoader`` as the trainer makes it, under a step that takes as long as ``--rate`` says and keeps a core busy,
+as a process that feeds a GPU does: the share of time spent waiting for a batch, and what the loader gives without a
+step between two batches.
 """
 
 import argparse
@@ -23,6 +29,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -48,6 +55,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=32, help="different pictures (default 32)")
     parser.add_argument("--batch", type=int, default=16, help="samples that the collator takes (default 16)")
     parser.add_argument("--repeats", type=int, default=7, help="passes over all samples (default 7)")
+    parser.add_argument("--workers", type=int, default=4, help="processes of the loader (default 4)")
+    parser.add_argument("--rate", type=float, default=16, help="samples per second that training takes (default 16)")
+    parser.add_argument("--steps", type=int, default=20, help="steps to train (default 20)")
     return parser.parse_args()
 
 
@@ -92,6 +102,22 @@ def rates(runs: dict[str, Run], count: int, repeats: int) -> dict[str, float]:
     return {name: count / statistics.median(taken[1:]) for name, taken in seconds.items()}  # the first one warms up
 
 
+def waits(dataset: Any, collator: Any, sizes: argparse.Namespace, step: float) -> list[float]:
+    """Seconds waited for the first batch and for each of ``sizes.steps`` more, with ``step`` seconds between two."""
+    order = [number % len(dataset) for number in range(sizes.batch * (sizes.steps + 1))]
+    loader = DataLoader(dataset, sizes.batch, sampler=order, num_workers=sizes.workers, collate_fn=collator)
+    batches = iter(loader)
+    waited = []
+    for _ in range(sizes.steps + 1):
+        asked = time.perf_counter()
+        next(batches)
+        came = time.perf_counter()
+        waited.append(came - asked)
+        while time.perf_counter() < came + step:
+            pass
+    return waited
+
+
 def main() -> None:
     sizes = parse_arguments()
     torch.set_num_threads(1)
@@ -130,11 +156,22 @@ def main() -> None:
             f"collator, {sizes.batch} samples": lambda i: collator(batch),
         }
         measured = rates(runs, sizes.samples, sizes.repeats)
+        step = sizes.batch / sizes.rate
+        first, *under_step = waits(dataset, collator, sizes, step)
+        _, *without_step = waits(dataset, collator, sizes, 0)
     print(f"{sizes.width} x {sizes.height} JPEG, one thread, median of {sizes.repeats} passes over {sizes.samples}")
     for run, rate in measured.items():
         print(f"{run:32}{rate:10.1f}/s{1000 / rate:10.2f} ms")
     ratio = measured["__getitem__"] / measured["  stand-in for upstream"]
     print(f"{'ratio to the stand-in':32}{ratio:10.2f}, pixels equal to the last bit")
+    share = sum(under_step) / (sum(under_step) + sizes.steps * step)
+    print(
+        f"loader of {sizes.workers} workers, {sizes.steps} batches of {sizes.batch}, {sizes.rate:g} samples/s trained"
+    )
+    print(
+        f"{'waited for data':32}{share:10.2%} of the time (first batch {first:.2f} s, longest {max(under_step):.4f} s)"
+    )
+    print(f"{'without a step between':32}{sizes.batch * sizes.steps / sum(without_step):10.1f}/s")
 
 
 if __name__ == "__main__":

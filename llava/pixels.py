@@ -6,9 +6,11 @@ values that the processor itself has made. Resizing is Pillow's, and where numba
 instructions.
 """
 
+import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, lru_cache
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -66,37 +68,38 @@ def _is_plain(processor: CLIPImageProcessorPil) -> bool:
 def _resize(
     image: Image.Image, canvas: tuple[int, int], color: Color, processor: CLIPImageProcessorPil
 ) -> NDArray[np.uint8]:
-    """The picture in the middle of a canvas, resized and cropped as the processor does: bytes ``[H, 3, W]``."""
+    """The picture in the middle of a canvas, resized and cropped as the processor does: bytes ``[H, W, 3 or more]``."""
     short, (width, height) = processor.size["shortest_edge"], canvas
     # By the ratio of the sides, and not by short / side: that rounds otherwise.
     size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     wanted = processor.crop_size["width"], processor.crop_size["height"]
     left, top = (size[0] - wanted[0]) // 2, (size[1] - wanted[1]) // 2
-    fast = _fast_resize()
+    fast = _vectorised()
     if fast is not None and left >= 0 and top >= 0 and processor.resample == Image.Resampling.BICUBIC:
-        return fast(image, canvas, color, size, (left, top, *wanted))
+        return fast.resize(image, canvas, color, size, (left, top, *wanted))
     whole = image if image.size == canvas else centred(image, canvas, color)
-    cropped = whole.resize(size, processor.resample).crop((left, top, left + wanted[0], top + wanted[1]))
-    return np.asarray(cropped).transpose(0, 2, 1)
+    return np.asarray(whole.resize(size, processor.resample).crop((left, top, left + wanted[0], top + wanted[1])))
 
 
 @cache
-def _fast_resize() -> Callable[..., NDArray[np.uint8]] | None:
+def _vectorised() -> ModuleType | None:
     try:
-        from llava.resampling import resize
+        return importlib.import_module("llava.resampling")
     except (ImportError, RuntimeError) as error:  # no numba, or no place where it may keep what it has compiled
         logger.info("pictures are resized by Pillow alone (%s); numba makes that several times faster", error)
         return None
-    return resize
 
 
 def _look_up(images: Sequence[NDArray[np.uint8]], processor: CLIPImageProcessorPil) -> Tensor:
     table = _table(processor.rescale_factor, tuple(processor.image_mean), tuple(processor.image_std))
-    height, _, width = images[0].shape
-    pixels = np.empty((len(images), 3, height, width), dtype=np.float32)
+    fast = _vectorised()
+    pixels = np.empty((len(images), 3, *images[0].shape[:2]), dtype=np.float32)
     for image, planes in zip(images, pixels, strict=True):
+        if fast is not None:
+            fast.look_up(image, table, planes)
+            continue
         for channel, (values, plane) in enumerate(zip(table, planes, strict=True)):
-            np.take(values, image[:, channel], out=plane, mode="clip")  # the mode that writes into `out` directly
+            np.take(values, image[..., channel], out=plane, mode="clip")  # the mode that writes into `out` directly
     return torch.from_numpy(pixels)
 
 

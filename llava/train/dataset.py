@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset, default_collate, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from llava import conversation as conversation_lib
@@ -188,7 +188,8 @@ class DataCollatorForSupervisedDataset:
         for instance, count in zip(instances, counts, strict=True):
             pictures = instance["image"] if isinstance(instance["image"], list) else [instance["image"]]
             images += pictures[:count]
-        batch["images"] = torch.stack(images) if len({image.shape for image in images}) == 1 else images
+        # default_collate stacks, too, and in a loader worker straight into the memory that it shares with the trainer.
+        batch["images"] = default_collate(images) if len({image.shape for image in images}) == 1 else images
         if "image_sizes" in instances[0]:
             sizes = zip(instances, counts, strict=True)
             batch["image_sizes"] = [size for instance, count in sizes for size in instance["image_sizes"][:count]]
@@ -256,7 +257,8 @@ def load_picture(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as picture:
-            return picture.convert("RGB")
+            picture.load()
+            return picture if picture.mode == "RGB" else picture.convert("RGB")  # which copies even what is RGB
     except FileNotFoundError as error:
         raise PictureError(
             f"its image {path} does not exist; check --image_folder and the path in the sample"

@@ -18,10 +18,10 @@ PAD = (122, 116, 104)
 def resizer(request, monkeypatch):
     """Every test with both ways to resize."""
     if request.param == "Pillow":
-        monkeypatch.setattr(pixels, "_fast_resize", lambda: None)
+        monkeypatch.setattr(pixels, "_vectorised", lambda: None)
     else:
         pytest.importorskip("numba")
-        assert pixels._fast_resize() is not None
+        assert pixels._vectorised() is not None
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -112,8 +112,8 @@ def test_a_uniform_picture_stays_uniform():
 def test_without_numba_it_says_what_would_help(monkeypatch, caplog):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "llava.resampling", None)
-    pixels._fast_resize.cache_clear()
+    pixels._vectorised.cache_clear()
     with caplog.at_level("INFO"):
-        assert pixels._fast_resize() is None
+        assert pixels._vectorised() is None
     assert "pictures are resized by Pillow alone" in caplog.text
-    pixels._fast_resize.cache_clear()
+    pixels._vectorised.cache_clear()
