@@ -33,6 +33,10 @@ setup: $(STAMPS)/$(EXTRAS) ## build .venv: torch for CPU (TORCH=torch==2.13.0 fo
 demo: $(STAMPS)/demo ## train and evaluate CCRA on Easy-VQA, CPU, under 15 minutes (FULL=1: all test questions)
 	$(IN_VENV) bash playground/tiny/demo.sh $(ARGS)
 
+.PHONY: demo-photos
+demo-photos: $(STAMPS)/demo ## the same on photographs with pretrained parts, CPU, under an hour (SCALE=gpu: larger parts)
+	$(IN_VENV) bash playground/photos/demo.sh $(ARGS)
+
 .PHONY: chat
 chat: $(STAMPS)/serve ## chat in the browser, with the demo's model or ARGS="--model-path ..."
 	$(BIN)/python -m llava.serve.app $(ARGS)

@@ -40,6 +40,7 @@ def test_setup_refuses_an_old_python(tmp_path: Path) -> None:
     ("target", "command"),
     [
         ("demo", "bash playground/tiny/demo.sh --flag"),
+        ("demo-photos", "bash playground/photos/demo.sh --flag"),
         ("chat", "python -m llava.serve.app --flag"),
         ("test", "-m pytest -n 2 --dist loadscope --flag"),
         ("bench", "python benchmarks/projectors.py --flag"),

@@ -7,27 +7,16 @@
 # repository's root.
 
 set -euo pipefail
-# shellcheck source=scripts/lib/common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/lib/common.sh"
-
 : "${RUNS:=checkpoints/demo}" # where the demo leaves its runs
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+FAMILY=llava-tiny
+# shellcheck source=playground/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-parts=$(python -m playground.tiny.build)
-folder_of() { # folder_of PART
-    sed -n "s|^$1=||p" <<<"$parts"
-}
+build playground.tiny.build
 data=$(folder_of data)
 model=$(folder_of language_model)
 tower=$(folder_of clip)
-
-adapter=
-for finished in "$RUNS"/llava-tiny-pretrain-*/.finished; do
-    stage1=$(dirname "$finished")
-    if [[ -e $finished ]] && grep -q "\"$model\"" "$stage1/run.json" && grep -q "\"$tower\"" "$stage1/run.json"; then
-        adapter=$stage1/mm_projector.bin
-    fi
-done
+adapter=$(finished_stage1 "$model" "$tower")
 [[ -n $adapter ]] || fail 2 "$RUNS has no stage 1 of $model; train it with: make demo"
 
 # The demo's recipe, and layers that a tower of six blocks has.

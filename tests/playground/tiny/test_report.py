@@ -2,31 +2,31 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from llava.errors import UserError
-from playground.tiny import easy_vqa, report
+from playground import report
+from playground.tiny import easy_vqa
+from playground.tiny.report import PAGE
 
 
 def scores(value: float) -> report.Scores:
-    return {group: {"value": value, "standard_error": 0.71, "n": 2_000} for group in report.GROUPS}
+    return {group: {"value": value, "standard_error": 0.71, "n": 2_000} for group in PAGE.groups}
 
 
 def test_table_has_a_column_for_each_model_and_a_row_for_each_group() -> None:
-    lines = report.table({"CCRA": scores(95.04), "mlp2x_gelu": scores(91.0)}).splitlines()
+    lines = report.table({"CCRA": scores(95.04), "mlp2x_gelu": scores(91.0)}, PAGE.groups).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == ["accuracy in %, ± standard error", "questions", "CCRA", "mlp2x_gelu"]
     assert set("".join(cells[1])) == {"-"}
     assert cells[2] == ["all questions", "2,000", "95.0 ± 0.7", "91.0 ± 0.7"]
-    assert len(lines) == 2 + len(report.GROUPS)
+    assert len(lines) == 2 + len(PAGE.groups)
     assert len({len(line) for line in lines}) == 1
 
 
 def test_every_kind_of_question_has_a_row() -> None:
     kinds = {easy_vqa.gqa_types(question)["detailed"] for question in easy_vqa.read_questions("test")}
-    assert kinds == {group.removeprefix("detailed/") for group in report.GROUPS if group.startswith("detailed/")}
-    assert set(report.SHOWN_TYPES) <= kinds
+    assert kinds == {group.removeprefix("detailed/") for group in PAGE.groups if group.startswith("detailed/")}
+    assert set(PAGE.shown) <= kinds
 
 
 def test_missing_scores_are_one_clear_line(tmp_path: Path) -> None:
@@ -41,20 +41,7 @@ def test_missing_scores_are_one_clear_line(tmp_path: Path) -> None:
 
 def test_shown_questions_are_of_three_kinds_on_three_pictures(tmp_path: Path) -> None:
     easy_vqa.write_evaluation_files(tmp_path, easy_vqa.Recipe())
-    chosen = report.choose_questions(tmp_path)
+    chosen = report.choose_questions(tmp_path, PAGE)
     assert len({question["image"] for question in chosen}) == 3
     asked = [easy_vqa.Question(question["question"], question["answer"], 0) for question in chosen]
-    assert tuple(easy_vqa.gqa_types(question)["detailed"] for question in asked) == report.SHOWN_TYPES
-
-
-def test_maps_are_recorded_only_while_asked_for() -> None:
-    class Stack(nn.Module):
-        def forward(self, value: torch.Tensor) -> tuple[torch.Tensor, str]:
-            return value, f"maps of {value.item()}"
-
-    stack = Stack()
-    with report.recorded_maps(stack) as maps:
-        stack(torch.tensor(1))
-        stack(torch.tensor(2))
-    stack(torch.tensor(3))
-    assert maps == ["maps of 1", "maps of 2"]
+    assert tuple(easy_vqa.gqa_types(question)["detailed"] for question in asked) == PAGE.shown

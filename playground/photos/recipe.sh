@@ -1,0 +1,43 @@
+# shellcheck shell=bash
+# What the demo and the study on photographs share: parts, template, and how each stage trains, by SCALE.
+# shellcheck disable=SC2034 # used by the scripts that source this file
+
+: "${SCALE:=cpu}"
+: "${RUNS:=checkpoints/photos}" # where the demo leaves its runs
+FAMILY=llava-photos-$SCALE
+# shellcheck source=playground/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+case $SCALE in
+    cpu)
+        STAGE1=(BATCH_SIZE=32 EPOCHS=1 LEARNING_RATE=2e-3)
+        STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=1)
+        LEARNING_RATE=5e-4
+        LEARNING_RATES=2e-4,5e-4,1.2e-3
+        CCRA_WIDTH=64
+        ;;
+    gpu)
+        STAGE1=(BATCH_SIZE=64 EPOCHS=1 LEARNING_RATE=1e-3)
+        STAGE2=(BATCH_SIZE=32 GLOBAL_BATCH=32 EPOCHS=1)
+        LEARNING_RATE=2e-4
+        LEARNING_RATES=5e-5,2e-4,8e-4
+        CCRA_WIDTH=128
+        ;;
+    *) fail 2 "SCALE=$SCALE: must be cpu or gpu" ;;
+esac
+
+# The shortest of LLaVA's templates, without a system prompt: half of a step's tokens would be the same words.
+export VERSION=mistral_instruct CONV_MODE=mistral_instruct
+# Pictures are squares of the tower's own size, their features are cached: a process that reads ahead has nothing to do.
+export WORKERS=0 IMAGE_ASPECT_RATIO=pad BF16=True
+STAGE1+=(VERSION=plain)
+TIERS=(test_cutouts_balanced test_combinations_balanced)
+export MM_CCRA_HIDDEN_DIM=$CCRA_WIDTH
+
+build_parts() { # leaves $data, and the variables that name the parts
+    build playground.photos.build --scale "$SCALE"
+    data=$(folder_of data)
+    export MODEL VISION_TOWER IMAGE_FOLDER=$data/images
+    MODEL=$(folder_of language_model)
+    VISION_TOWER=$(folder_of vision_tower)
+}

@@ -1,0 +1,25 @@
+"""The last page of ``make demo-photos``: a table for each test tier; see :mod:`playground.report`."""
+
+from playground.report import Page, report
+
+TYPES = (
+    "presence",
+    "object",
+    "category",
+    "attribute",
+    "count",
+    "relation",
+    "comparison",
+    "choose",
+    "logical",
+    "ocr",
+)
+PAGE = Page(
+    groups={"accuracy": "all questions", "binary": "closed", "open": "open"}
+    | {f"detailed/{name}": name for name in TYPES},
+    tier="test_cutouts_balanced",
+    shown=("object", "attribute", "relation"),
+)
+
+if __name__ == "__main__":
+    report(PAGE)
