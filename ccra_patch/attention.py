@@ -22,6 +22,7 @@ from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ccra_patch.depth_groups import group_shares, mix_groups
 from ccra_patch.lean import Moments, read_stack, work_dtype
 from ccra_patch.settings import NORM_ORDERS, require_choice
 from ccra_patch.smoothing import GaussianSmoothing
@@ -150,12 +151,22 @@ class LPWCA(QuestionAttention):
 
 
 class LWCA(QuestionAttention):
-    """Layer-wise cross attention (Eq. 6-10): one weight per layer, smoothed along depth; the layers become one."""
+    """Layer-wise cross attention (Eq. 6-10): one weight per layer, smoothed along depth; the layers become one.
+
+    With ``depth_groups`` G > 1, which goes beyond the paper, they become G: see :mod:`ccra_patch.depth_groups`.
+    """
 
     def __init__(
-        self, vision_dim: int, text_dim: int, hidden_dim: int, kernel_size: int = 5, sigma: float = 1.0
+        self,
+        vision_dim: int,
+        text_dim: int,
+        hidden_dim: int,
+        kernel_size: int = 5,
+        sigma: float = 1.0,
+        depth_groups: int = 1,
     ) -> None:
         super().__init__(vision_dim, text_dim, hidden_dim)
+        self.depth_groups = depth_groups
         self.smoothing = GaussianSmoothing(kernel_size, sigma)
         self.norm = nn.LayerNorm(vision_dim)
 
@@ -177,11 +188,15 @@ class LWCA(QuestionAttention):
             probe: the question's, of this module.
 
         Returns:
-            the layer weights, and ``F_semantic [B, N, d]``.
+            the layer weights, and ``F_semantic [B, G, N, d]``.
         """
         layers = self.weigh(products, probe)
-        mixed = stack.mix(repeat(layers.weights, "b l -> b l n", n=products.shape[-1]))
-        return layers, layer_norm(mixed + mixed.mean(dim=1, keepdim=True), self.norm)
+        mixed = mix_groups(stack, layers.smoothed, self.depth_groups)
+        semantic = layer_norm(mixed + mixed.mean(dim=2, keepdim=True), self.norm)
+        if self.depth_groups == 1:
+            return layers, semantic
+        shares = self.depth_groups * group_shares(layers.smoothed, self.depth_groups)
+        return layers, semantic * shares[:, :, None, None]
 
 
 class PWCA(QuestionAttention):
@@ -194,10 +209,14 @@ class PWCA(QuestionAttention):
         self.norm_order = norm_order
 
     def forward(self, semantic: Tensor, question: Question) -> tuple[Tensor, Tensor]:
-        """``F_semantic [B, N, d]`` -> the map ``w_p [B, N]`` and ``F_regional [B, N, d]``."""
+        """``F_semantic [B, G, N, d]`` -> the map ``w_p [B, N]`` and ``F_regional [B, G, N, d]``.
+
+        Where there are several depth groups, a patch is scored by its mean over them.
+        """
         probe = self.probe(question)
-        scores = einsum(semantic, probe.direction, "b n width, b one width -> b n") + probe.offset[:, None]
-        gain = (1 + scores)[:, :, None]
+        scores = einsum(semantic, probe.direction, "b g n width, b one width -> b g n").mean(dim=1)
+        scores = scores + probe.offset[:, None]
+        gain = (1 + scores)[:, None, :, None]
         if self.norm_order == "pre":
             return scores, layer_norm(semantic, self.norm) * gain
         return scores, layer_norm(semantic * gain, self.norm)

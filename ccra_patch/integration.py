@@ -3,7 +3,7 @@
 In each, LPWCA comes first, so that the arms differ in nothing but the place of LWCA and PWCA; a researcher who reads
 "decoupled" as "on the layers as the tower gives them" adds ``mm_ccra_disable=lpwca``.
 
-Shapes: B images, L layers, N patches, d vision width.
+Shapes: B images, L layers, G depth groups (1 in the paper), N patches, d vision width.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from ccra_patch.removed import NoLPWCA, NoLWCA, NoPWCA
 
 
 class Integrated(NamedTuple):
-    """``F_regional [B, N, d]``, and the maps: ``W_lp [B, L, N]``, layer weights, ``w_p [B, N]``."""
+    """``F_regional [B, G, N, d]``, and the maps: ``W_lp [B, L, N]``, layer weights, ``w_p [B, N]``."""
 
     regional: Tensor
     lpwca: Tensor
@@ -40,7 +40,7 @@ def decoupled(lpwca: LPWCA | NoLPWCA, lwca: LWCA, pwca: PWCA, stack: Tensor, que
     layer_probe = lwca.probe(question)
     w_lp, f_lp, products = lpwca(stack, question, layer_probe.direction)
     layers, f_semantic = lwca(f_lp, products, layer_probe)
-    w_p, f_deepest = pwca(f_lp.layer(-1), question)
+    w_p, f_deepest = pwca(f_lp.layer(-1)[:, None], question)
     return Integrated((f_semantic + f_deepest) / 2, w_lp, layers, w_p)
 
 

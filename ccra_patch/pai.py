@@ -3,13 +3,14 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from ccra_patch.attention import LPWCA, LWCA, PWCA, TokenImportance, ask
 from ccra_patch.integration import INTEGRATE
 from ccra_patch.lean import exact
 from ccra_patch.removed import NoLPWCA, NoLWCA, NoPWCA
-from ccra_patch.settings import require_steps
+from ccra_patch.settings import require_depth_groups, require_steps
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class PAIStack(nn.Module):
         kernel_size, sigma: see :class:`~ccra_patch.smoothing.GaussianSmoothing`.
         norm_order: ``pre``, ``LN(F) * (1 + W)``, or ``post``, ``LN(F * (1 + W))`` as Eq. 5 and 13 are printed.
             LayerNorm does not see a positive factor, so under ``post`` the maps act through the sign of ``1 + W`` only.
+        depth_groups: G, mixtures of layers kept side by side, see :mod:`ccra_patch.depth_groups`; 1 is the paper's.
         integration: ``pai``, ``decoupled`` or ``shuffled``, see :mod:`ccra_patch.integration`.
         disable: steps to leave out, any of ``lpwca``, ``lwca`` and ``pwca``; see :mod:`ccra_patch.removed`.
 
@@ -64,14 +66,19 @@ class PAIStack(nn.Module):
         norm_order: str = "pre",
         integration: str = "pai",
         disable: Collection[str] = (),
+        depth_groups: int = 1,
     ) -> None:
         super().__init__()
         require_steps(integration, disable)
+        require_depth_groups(depth_groups, integration)
+        self.depth_groups = depth_groups
         self.vision_dim, self.text_dim, self.integration = vision_dim, text_dim, integration
         widths = (vision_dim, text_dim, hidden_dim)
         self.importance = TokenImportance(text_dim, hidden_dim)
         self.lpwca = NoLPWCA() if "lpwca" in disable else LPWCA(*widths, norm_order)
-        self.lwca = NoLWCA(vision_dim) if "lwca" in disable else LWCA(*widths, kernel_size, sigma)
+        self.lwca = (
+            NoLWCA(vision_dim, depth_groups) if "lwca" in disable else LWCA(*widths, kernel_size, sigma, depth_groups)
+        )
         self.pwca = NoPWCA() if "pwca" in disable else PWCA(*widths, norm_order)
 
     def forward(self, stack: Tensor, query: Tensor, query_mask: Tensor) -> tuple[Tensor, AttentionMaps]:
@@ -85,7 +92,7 @@ class PAIStack(nn.Module):
             query_mask: ``[B, T]``, False at padding. A row without tokens gets maps of 0 and uniform layer weights.
 
         Returns:
-            ``F_regional [B, N, d]`` in the stack's dtype, and the maps.
+            ``F_regional [B, N, G * d]`` in the stack's dtype, shallowest group first, and the maps.
 
         Raises:
             ValueError: for shapes that do not fit.
@@ -95,13 +102,19 @@ class PAIStack(nn.Module):
             alpha = self.importance(query, query_mask.bool())  # Eq. 2
             question = ask(query, alpha)
             found = INTEGRATE[self.integration](self.lpwca, self.lwca, self.pwca, stack, question)
-        return found.regional.to(stack.dtype), AttentionMaps(alpha, found.lpwca, *found.layers, found.pwca)
+        regional = rearrange(found.regional, "b g n width -> b n (g width)")
+        return regional.to(stack.dtype), AttentionMaps(alpha, found.lpwca, *found.layers, found.pwca)
 
     def _check(self, stack: Tensor, query: Tensor, query_mask: Tensor) -> None:
         if stack.dim() != 4 or stack.shape[3] != self.vision_dim:
             raise ValueError(
                 f"the layer stack has the shape {list(stack.shape)}; "
                 f"it must be [images, layers, patches, {self.vision_dim}]"
+            )
+        if stack.shape[1] < self.depth_groups:
+            raise ValueError(
+                f"mm_ccra_depth_groups is {self.depth_groups}, but the stack has {stack.shape[1]} layers; "
+                "each group needs one at least"
             )
         if query.dim() != 3 or query.shape[2] != self.text_dim or query.shape[0] != stack.shape[0]:
             raise ValueError(

@@ -21,7 +21,8 @@ class CCRAProjector(nn.Module):
     Args:
         vision_dim: d.
         text_dim: D.
-        hidden_dim, kernel_size, sigma, norm_order, integration, disable: see :class:`~ccra_patch.pai.PAIStack`.
+        hidden_dim, kernel_size, sigma, norm_order, integration, disable, depth_groups: see
+            :class:`~ccra_patch.pai.PAIStack`.
     """
 
     def __init__(
@@ -34,13 +35,14 @@ class CCRAProjector(nn.Module):
         norm_order: str = "pre",
         integration: str = "pai",
         disable: Collection[str] = (),
+        depth_groups: int = 1,
     ) -> None:
         super().__init__()
         self.attention = PAIStack(
-            vision_dim, text_dim, hidden_dim, kernel_size, sigma, norm_order, integration, disable
+            vision_dim, text_dim, hidden_dim, kernel_size, sigma, norm_order, integration, disable, depth_groups
         )
         self.selected = nn.Linear(vision_dim, text_dim)
-        self.regional = nn.Linear(vision_dim, text_dim, bias=False)
+        self.regional = nn.Linear(depth_groups * vision_dim, text_dim, bias=False)
         self.output = nn.Linear(text_dim, text_dim)
 
     def forward(

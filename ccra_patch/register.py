@@ -87,6 +87,7 @@ def _ccra(given: CCRASettings, vision_dim: int, text_dim: int) -> CCRAProjector:
         norm_order=given.mm_ccra_norm_order,
         integration=given.mm_ccra_integration,
         disable=given.mm_ccra_disable,
+        depth_groups=given.mm_ccra_depth_groups,
     )
 
 

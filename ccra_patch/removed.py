@@ -6,10 +6,10 @@ Shapes: B images, L layers, N patches, d vision width.
 """
 
 import torch
-from einops import repeat
 from torch import Tensor, nn
 
 from ccra_patch.attention import LayerWeights, Probe, Question
+from ccra_patch.depth_groups import mix_groups
 from ccra_patch.lean import read_stack
 from ccra_patch.stack import PlainStack, Stack
 
@@ -26,11 +26,11 @@ class NoLPWCA(nn.Module):
 
 
 class NoLWCA(nn.Module):
-    """``F_semantic = mean_L(F_lp)``."""
+    """``F_semantic = mean_L(F_lp)``, in each depth group."""
 
-    def __init__(self, vision_dim: int) -> None:
+    def __init__(self, vision_dim: int, depth_groups: int = 1) -> None:
         super().__init__()
-        self.vision_dim = vision_dim
+        self.vision_dim, self.depth_groups = vision_dim, depth_groups
 
     def probe(self, question: Question) -> Probe:
         """No direction at all."""
@@ -44,14 +44,14 @@ class NoLWCA(nn.Module):
         return LayerWeights(scores, scores, scores.softmax(dim=1))
 
     def forward(self, stack: Stack, products: Tensor, probe: Probe) -> tuple[LayerWeights, Tensor]:
-        """As LWCA's: the layer weights, and ``F_semantic [B, N, d]``."""
+        """As LWCA's: the layer weights, and ``F_semantic [B, G, N, d]``."""
         layers = self.weigh(products, probe)
-        return layers, stack.mix(repeat(layers.weights, "b l -> b l n", n=products.shape[-1]))
+        return layers, mix_groups(stack, layers.smoothed, self.depth_groups)
 
 
 class NoPWCA(nn.Module):
     """``F_regional = F_semantic``."""
 
     def forward(self, semantic: Tensor, question: Question) -> tuple[Tensor, Tensor]:
-        """As PWCA's: the map (0) and ``F_regional [B, N, d]``."""
-        return semantic.new_zeros(semantic.shape[:2]), semantic
+        """As PWCA's: the map (0) and ``F_regional [B, G, N, d]``."""
+        return semantic.new_zeros(len(semantic), semantic.shape[2]), semantic

@@ -67,6 +67,13 @@ class CCRASettings(ProjectorSettings):
     mm_ccra_disable: list[str] = field(
         default_factory=list, metadata={"help": "Steps to leave out, any of: lpwca lwca pwca (none unless named)."}
     )
+    mm_ccra_depth_groups: int = field(
+        default=1,
+        metadata={
+            "help": "Beyond the paper: cut the layers into that many groups by depth, and keep one mixture of each "
+            "side by side instead of one mixture of all (1)."
+        },
+    )
     mm_ccra_layers: list[int] = field(
         default_factory=list,
         metadata={"help": "Hidden states that CCRA reads, shallow first (0 = embeddings); every block unless named."},
@@ -79,12 +86,18 @@ class CCRASettings(ProjectorSettings):
         require_choice("mm_ccra_norm_order", self.mm_ccra_norm_order, NORM_ORDERS)
         require_choice("mm_ccra_query", self.mm_ccra_query, QUERY_MODES)
         require_steps(self.mm_ccra_integration, self.mm_ccra_disable)
+        require_depth_groups(self.mm_ccra_depth_groups, self.mm_ccra_integration)
         if self.mm_ccra_layers != []:
             require_layers("mm_ccra_layers", self.mm_ccra_layers)
             if list(self.mm_ccra_layers) != sorted(self.mm_ccra_layers) or self.mm_ccra_layers[0] < 0:
                 raise ValueError(
                     f"mm_ccra_layers is {list(self.mm_ccra_layers)}; it must ascend, from 0 (the embeddings) at least: "
                     "smoothing follows depth"
+                )
+            if len(self.mm_ccra_layers) < self.mm_ccra_depth_groups:
+                raise ValueError(
+                    f"mm_ccra_depth_groups is {self.mm_ccra_depth_groups}, but mm_ccra_layers names "
+                    f"{len(self.mm_ccra_layers)}; each group needs one layer at least"
                 )
         self._refuse_without_effect()
 
@@ -134,6 +147,16 @@ def require_steps(integration: str, disabled: Collection[str]) -> None:
         raise ValueError(
             f"mm_ccra_integration is {integration}, but mm_ccra_disable leaves out {lost[0]}; {integration} sets lwca "
             "and pwca in relation to each other: take pai, or keep both"
+        )
+
+
+def require_depth_groups(groups: int, integration: str) -> None:
+    """Raise ValueError unless ``groups`` is a count that ``integration`` has a place for."""
+    require_count("mm_ccra_depth_groups", groups, "1 = one mixture of all layers, as in the paper")
+    if groups > 1 and integration == "decoupled":
+        raise ValueError(
+            f"mm_ccra_depth_groups is {groups}, but decoupled adds the mixture of the layers to the deepest one; "
+            "leave it at 1, or take mm_ccra_integration pai or shuffled"
         )
 
 

@@ -22,11 +22,17 @@ class Stack(Protocol):
     @property
     def moments(self) -> Moments | None: ...
 
+    @property
+    def patches(self) -> int: ...
+
     def mix(self, coefficients: Tensor) -> Tensor:
         """``sum_l coefficients[b, l, n] * stack[b, l, n]``: ``[B, L, N]`` -> ``[B, N, d]``, in one read."""
 
     def layer(self, index: int) -> Tensor:
         """One layer, ``[B, N, d]``."""
+
+    def span(self, layers: slice) -> "Stack":
+        """Neighbouring layers as a stack, nothing copied."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +42,18 @@ class PlainStack:
     features: Tensor
     moments: Moments | None = None
 
+    @property
+    def patches(self) -> int:
+        return self.features.shape[2]
+
     def mix(self, coefficients: Tensor) -> Tensor:
         return mix_layers(self.features, coefficients)
 
     def layer(self, index: int) -> Tensor:
         return self.features[:, index].to(work_dtype(self.features))
+
+    def span(self, layers: slice) -> "PlainStack":
+        return PlainStack(self.features[:, layers], _span_of_moments(self.moments, layers))
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,10 @@ class ModulatedStack:
     bias: Tensor
     moments: Moments | None = None
 
+    @property
+    def patches(self) -> int:
+        return self.source.patches
+
     def products(self, raw: Tensor, directions: Tensor) -> Tensor:
         """``stack @ directions``: ``[B, K, L, N]``, from ``raw = source @ (weight * directions)``."""
         of_weight, of_bias = (rearrange(directions @ part, "b k -> b k 1 1") for part in (self.weight, self.bias))
@@ -77,6 +94,15 @@ class ModulatedStack:
     def layer(self, index: int) -> Tensor:
         mean, scale, shift = (each[:, index, :, None] for each in (self.mean, self.scale, self.shift))
         return torch.addcmul(scale * (self.source.layer(index) - mean) * self.weight, shift, self.bias)
+
+    def span(self, layers: slice) -> "ModulatedStack":
+        mean, scale, shift = (each[:, layers] for each in (self.mean, self.scale, self.shift))
+        moments = _span_of_moments(self.moments, layers)
+        return ModulatedStack(self.source.span(layers), mean, scale, shift, self.weight, self.bias, moments)
+
+
+def _span_of_moments(moments: Moments | None, layers: slice) -> Moments | None:
+    return moments and Moments(*(each[:, layers] for each in moments))
 
 
 def modulate(source: Stack, gain: Tensor, norm: nn.LayerNorm, norm_order: str) -> ModulatedStack:

@@ -22,6 +22,10 @@ VARIANTS = {
     "pwca alone": {"disable": ["lpwca", "lwca"]},
     "decoupled without lpwca": {"integration": "decoupled", "disable": ["lpwca"]},
     "shuffled without lpwca": {"integration": "shuffled", "disable": ["lpwca"]},
+    "four depth groups": {"depth_groups": 4},
+    "two depth groups without pwca": {"depth_groups": 2, "disable": ["pwca"]},
+    "two depth groups without lwca": {"depth_groups": 2, "disable": ["lwca"]},
+    "two depth groups shuffled": {"depth_groups": 2, "integration": "shuffled"},
 }
 
 
@@ -81,8 +85,10 @@ class ReferencePAI(nn.Module):
         norm_order="pre",
         integration="pai",
         disable=(),
+        depth_groups=1,
     ):
         super().__init__()
+        self.depth_groups = depth_groups
         self.kernel_size, self.sigma, self.norm_order = kernel_size, sigma, norm_order
         self.integration, self.disable = integration, disable
         self.importance = ReferenceImportance(text_dim, hidden_dim)
@@ -104,22 +110,35 @@ class ReferencePAI(nn.Module):
     def layer_wise(self, query: Tensor, alpha: Tensor, f_lp: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         if "lwca" in self.disable:
             none = torch.zeros_like(f_lp[:, :, 0, 0])
-            return {"layer_scores": none, "smoothed_scores": none, "layer_weights": none.softmax(1)}, f_lp.mean(1)
+            maps = {"layer_scores": none, "smoothed_scores": none, "layer_weights": none.softmax(1)}
+            return maps, torch.stack([group.mean(1) for group in self.grouped(f_lp)], dim=1)
         f_layer = f_lp.mean(2)  # Eq. 6
         w_l = self.lwca.scores(query, alpha, f_layer)  # Eq. 7
         smoothed = smooth(w_l, self.kernel_size, self.sigma)
         w_hat = smoothed.softmax(1)
-        f_hat = (w_hat[:, :, None, None] * f_lp).sum(1)
-        f_semantic = self.lwca.norm(f_hat + f_hat.mean(1, keepdim=True))  # Eq. 10
-        return {"layer_scores": w_l, "smoothed_scores": smoothed, "layer_weights": w_hat}, f_semantic
+        f_semantic = []
+        for w, f in zip(self.grouped(w_hat), self.grouped(f_lp), strict=True):
+            share = w.sum(1)[:, None, None]
+            f_hat = (w[:, :, None, None] * f).sum(1) / share
+            normalised = self.lwca.norm(f_hat + f_hat.mean(1, keepdim=True))  # Eq. 10
+            f_semantic.append(normalised * share * self.depth_groups)  # times 1 in the paper
+        maps = {"layer_scores": w_l, "smoothed_scores": smoothed, "layer_weights": w_hat}
+        return maps, torch.stack(f_semantic, dim=1)
+
+    def grouped(self, layers: Tensor) -> list[Tensor]:
+        """``[B, L, ...]`` cut along L; what does not divide goes to the deeper groups."""
+        count = layers.shape[1]
+        sizes = [
+            (g + 1) * count // self.depth_groups - g * count // self.depth_groups for g in range(self.depth_groups)
+        ]
+        return list(layers.split(sizes, dim=1))
 
     def patch_wise(self, query: Tensor, alpha: Tensor, features: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Features ``[B, N, d]``, or a stack ``[B, L, N, d]``, which is scored by its mean over the layers."""
+        """Features ``[B, G, N, d]`` or a stack ``[B, L, N, d]``, scored by the mean over groups or layers."""
         if "pwca" in self.disable:
-            return {"pwca": torch.zeros_like(features[..., 0])}, features
-        in_layers = features.dim() == 4
-        w_p = self.pwca.scores(query, alpha, features.mean(1) if in_layers else features)  # Eq. 11-12
-        return {"pwca": w_p}, self.modulate(features, w_p[:, None] if in_layers else w_p, self.pwca.norm)  # Eq. 13
+            return {"pwca": torch.zeros_like(features[:, 0, :, 0])}, features
+        w_p = self.pwca.scores(query, alpha, features.mean(1))  # Eq. 11-12
+        return {"pwca": w_p}, self.modulate(features, w_p[:, None], self.pwca.norm)  # Eq. 13
 
     def forward(self, stack: Tensor, query: Tensor, query_mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         alpha = self.importance(query, query_mask)
@@ -131,9 +150,9 @@ class ReferencePAI(nn.Module):
                 pwca, f_regional = self.patch_wise(*asked, f_semantic)
             case "decoupled":
                 lwca, f_semantic = self.layer_wise(*asked, f_lp)
-                pwca, f_deepest = self.patch_wise(*asked, f_lp[:, -1])
+                pwca, f_deepest = self.patch_wise(*asked, f_lp[:, -1:])
                 f_regional = (f_semantic + f_deepest) / 2
             case "shuffled":
                 pwca, f_p = self.patch_wise(*asked, f_lp)
                 lwca, f_regional = self.layer_wise(*asked, f_p)
-        return f_regional, {"alpha": alpha, **lpwca, **lwca, **pwca}
+        return torch.cat(f_regional.unbind(1), dim=-1), {"alpha": alpha, **lpwca, **lwca, **pwca}

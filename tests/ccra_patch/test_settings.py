@@ -1,5 +1,6 @@
 """CCRASettings: what is refused, in which words, and how a config is read."""
 
+import re
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -180,3 +181,17 @@ def test_as_training_flags_lists_are_words():
     assert (model_args.mm_ccra_disable, model_args.mm_ccra_layers) == ([], [])
     with pytest.raises(UserError, match="mm_ccra_integration is shuffled, but mm_ccra_disable leaves out pwca"):
         parse_arguments([*needed, *flags, "--mm_ccra_integration", "shuffled"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mm_ccra_depth_groups": 0}, "mm_ccra_depth_groups is 0; it must be at least 1"),
+        ({"mm_ccra_depth_groups": 2, "mm_ccra_integration": "decoupled"}, "but decoupled adds the mixture"),
+        ({"mm_ccra_depth_groups": 3, "mm_ccra_layers": [3, 7]}, "mm_ccra_layers names 2; each group needs one"),
+    ],
+)
+def test_depth_groups_that_have_no_place_are_refused(settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        CCRASettings(**settings).validate()
+    CCRASettings(mm_ccra_depth_groups=3, mm_ccra_integration="shuffled", mm_ccra_layers=[1, 2, 3]).validate()
