@@ -1,6 +1,7 @@
 """A frozen vision transformer as LLaVA's eye: one layer for upstream's callers, any layers for those who ask."""
 
 import logging
+import os
 from abc import abstractmethod
 from collections.abc import Iterable, Set
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from llava.errors import UserError
 from llava.mm_utils import load_image_processor
+from llava.model.multimodal_encoder.feature_cache import VARIABLE, FeatureCache, cache_folder
 from llava.model.multimodal_projector.registry import Layers
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class VisionTower(nn.Module):
     def __init__(self, vision_tower: str, args: Any, delay_load: bool = False) -> None:
         super().__init__()
         self.is_loaded = False
+        self._opened_cache: tuple[Any, FeatureCache | None] | None = None
         self.vision_tower_name = vision_tower
         self.select_layer: int = args.mm_vision_select_layer
         self.select_feature: str = getattr(args, "mm_vision_select_feature", "patch")
@@ -112,12 +115,34 @@ class VisionTower(nn.Module):
         return resolved
 
     def _hidden_states(self, images: Tensor, wanted: Set[int]) -> dict[int, Tensor]:
+        """``{index: [B, C + N, d]}`` of pixels ``[B, 3, H, W]``, from the feature cache if there is one."""
+        images = images.to(device=self.device, dtype=self.dtype)
+        cache = self._feature_cache()
+        # Autocast gives a float32 tower other bits than those that were kept; half precision it leaves alone.
+        recast = self.dtype == torch.float32 and torch.is_autocast_enabled(self.device.type)
+        if cache is None or recast:
+            return self.compute_hidden_states(images, wanted)
+        return cache.read(images, wanted, self.compute_hidden_states)
+
+    def _feature_cache(self) -> FeatureCache | None:
+        """The cache for the tower as it is now: it may have moved, or changed its dtype, since it was loaded."""
+        kind = (os.environ.get(VARIABLE), self.device, self.dtype)
+        if self._opened_cache is None or self._opened_cache[0] != kind:
+            folder = cache_folder(self.vision_tower.vision_model)
+            cache = None if folder is None else FeatureCache(folder)
+            if cache is not None:
+                level = logging.INFO if len(cache) else logging.WARNING
+                logger.log(level, "%s: features of %d pictures are in %s", self.vision_tower_name, len(cache), folder)
+            self._opened_cache = kind, cache
+        return self._opened_cache[1]
+
+    def compute_hidden_states(self, images: Tensor, wanted: Set[int]) -> dict[int, Tensor]:
         """Run the transformer up to the deepest wanted index; ``{index: [B, C + N, d]}``.
 
         Block by block and not by ``output_hidden_states``: the hooks behind that flag double their output once the
         language model has used the same flag (transformers 5.23), and nothing past the deepest index is computed.
         """
-        hidden = self._embed(images.to(device=self.device, dtype=self.dtype))
+        hidden = self._embed(images)
         states = {0: hidden} if 0 in wanted else {}
         for index, block in enumerate(self._blocks(), start=1):
             if index > max(wanted):
