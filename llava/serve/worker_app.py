@@ -30,6 +30,7 @@ from llava.serve.registration import Registration
 logger = logging.getLogger(__name__)
 
 WAITING_PER_SLOT = 16  # questions in line before a worker says that it is busy
+ALL_INTERFACES = ("0.0.0.0", "::")  # can be listened on, but are nobody's address
 GRACE = 3  # seconds that open answers get when the server stops
 
 
@@ -198,7 +199,8 @@ def worker_from_flags(args: argparse.Namespace, name: str, load: Callable[[], Ba
     """The worker that the common flags describe."""
     worker = Worker(name, load, args.limit_model_concurrency)
     if not args.no_register:
-        address = args.worker_address or f"http://{args.host}:{args.port}"
+        host = "localhost" if args.host in ALL_INTERFACES else args.host
+        address = args.worker_address or f"http://{host}:{args.port}"
         worker.registration = Registration(args.controller_address, address, worker.status, args.auth_token)
     return worker
 
