@@ -83,6 +83,7 @@ def _photos() -> Study:
         return Arm(f"ccra_{name}", ccra.changes | changes)
 
     others = ("dense_connector_dci", "mmfuser", "igva", "mlvf_ed")
+    groups = {f"{count} groups": variant(f"groups{count}", MM_CCRA_DEPTH_GROUPS=str(count)) for count in (2, 3)}
     ways = {name: variant(name, MM_CCRA_INTEGRATION=name) for name in ("decoupled", "shuffled")}
     without = {name: variant(f"no_{name}", MM_CCRA_DISABLE=name) for name in ("lpwca", "lwca", "pwca")}
     smoothing = variant("no_smoothing", MM_CCRA_KERNEL_SIZE="1")
@@ -91,7 +92,7 @@ def _photos() -> Study:
         plain.name,
         (
             Panel("projector", {arm.name: arm for arm in (plain, *(Arm(n, {"PROJECTOR": n}) for n in others), ccra)}),
-            Panel("CCRA", {"as it is": ccra, "post": post, **ways}),
+            Panel("CCRA", {"as it is": ccra, **groups, "post": post, **ways}),
             Panel("CCRA without", {"nothing left out": ccra, **without, "smoothing": smoothing}),
             Panel(
                 "AttAnchor",
