@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from llava.errors import UserError, exit_on_user_error
 from playground.cache import KEY_LENGTH, cached
@@ -200,8 +200,8 @@ def members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 seek_data(stream)
             with tarfile.open(fileobj=stream, mode="r|*") as tar:
                 for member in tar:
-                    if (file := tar.extractfile(member)) is not None:
-                        yield member.name, file
+                    if member.isfile():
+                        yield member.name, cast("IO[bytes]", tar.extractfile(member))
 
 
 def seek_data(deb: IO[bytes]) -> None:
