@@ -43,10 +43,12 @@ FAMILIES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
     "llava_mpt": (LlavaMptConfig, LlavaMptForCausalLM),
 }
 DEFAULT_CONTEXT_LENGTH = 2048
+ABOUT_BASE = ("vocab_size", "quantization_config")
 # What a language model's checkpoint lacks of a LLaVA.
 EYES = ("mm_projector", "image_newline", "vision_tower")
-# Patterns, which transformers matches from the start of a module's name. These parts are small.
-NEVER_QUANTISED = (r".*mm_projector", r".*vision_tower")
+# Patterns, which transformers matches from the start of a module's name. lm_head would not stay whole by itself where any
+# are given; added tokens lengthen it, and packed weights cannot grow.
+NEVER_QUANTISED = (r".*mm_projector", r".*vision_tower", "lm_head")
 PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")
 
 
@@ -184,7 +186,7 @@ def load_pretrained_model(
 def _quantization(eight_bit: bool) -> BitsAndBytesConfig:
     if not is_bitsandbytes_available():
         raise UserError("load_8bit and load_4bit need bitsandbytes; install it with: pip install bitsandbytes")
-    whole = [*NEVER_QUANTISED, "lm_head"]  # the skip list holds for both widths, whatever its name says
+    whole = [*NEVER_QUANTISED]  # the skip list holds for both widths, whatever its name says
     if eight_bit:
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
     return BitsAndBytesConfig(
@@ -223,8 +225,10 @@ def _load_on_base(checkpoint: Checkpoint, base: str, load_args: dict[str, Any]) 
     base_file = find_file(base, "config.json")
     if base_file is None:
         raise UserError(f"base model {base} has no config.json; give a folder of a model or a hub name")
-    size = {key: value for key, value in read_json(base_file).items() if key == "vocab_size"}
-    config, model_class = load_config(checkpoint.config | size, checkpoint.path)
+    # How the base's weights lie on the disk is the base's to say; training may have quantised them as it read them.
+    own = {key: value for key, value in checkpoint.config.items() if key not in ABOUT_BASE}
+    of_base = {key: value for key, value in read_json(base_file).items() if key in ABOUT_BASE}
+    config, model_class = load_config(own | of_base, checkpoint.path)
     model, missing = _from_pretrained(model_class, base, config, load_args)
     lacking = sorted(name for name in missing if not any(part in name for part in EYES))
     if lacking:

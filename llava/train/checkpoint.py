@@ -8,12 +8,14 @@ Names of functions that third parties import are upstream's.
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from llava.errors import UserError
@@ -108,6 +110,14 @@ def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("base_model.model."): value for name, value in state.items()}
 
 
+def save_config(config: PretrainedConfig, folder: Path) -> None:
+    """``config.json``, without how training packed the base model: what is saved is for the base as it lies on disk."""
+    config = copy(config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.save_pretrained(folder)
+
+
 def save_trained_parts(trainer: Any, output_dir: str) -> None:
     """Projector (every mode) and non-LoRA weights (LoRA). All ranks gather, the one that saves writes."""
     model, args, folder = trainer.model, trainer.args, Path(output_dir)
@@ -118,7 +128,7 @@ def save_trained_parts(trainer: Any, output_dir: str) -> None:
     if not args.should_save:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    model.config.save_pretrained(folder)
+    save_config(model.config, folder)
     if projector:  # `identity` has no weights
         save_projector(projector, folder, model.config, trainer.state.global_step)
     if non_lora is not None:
@@ -155,13 +165,18 @@ def safe_save_model_for_hf_trainer(trainer: Any, output_dir: str) -> None:
         return
     state = get_mm_adapter_state_maybe_zero_3(trainer.model.named_parameters(), projector_keys(trainer.args))
     if trainer.args.should_save:
-        trainer.model.config.save_pretrained(folder)
+        save_config(trainer.model.config, folder)
         target = folder.parent / "mm_projector"
         target.mkdir(parents=True, exist_ok=True)
         torch.save(state, target / f"{folder.name}.bin")
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """(all, trainable) parameters; a ZeRO-3 partition counts as the whole it stands for."""
-    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in module.parameters()]
+    """(all, trainable) parameters; a ZeRO-3 partition and packed four-bit weights count as the whole they stand for."""
+    sizes = [(_whole_size(p), p.requires_grad) for p in module.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+
+
+def _whole_size(parameter: Tensor) -> int:
+    packed = getattr(parameter, "quant_state", None)  # bitsandbytes': two weights of four bits share a byte
+    return packed.shape.numel() if packed is not None else getattr(parameter, "ds_numel", parameter.numel())

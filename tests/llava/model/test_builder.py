@@ -170,6 +170,19 @@ def test_a_config_of_the_old_name(checkpoints, tmp_path):
     assert model.config.mm_resampler_type is None
 
 
+@pytest.mark.parametrize("folder", ["llava-tiny-lora", "llava-tiny-pretrain"])
+def test_training_on_packed_weights_does_not_ask_for_them(folder, checkpoints, assets, tmp_path):
+    """Upstream leaves in config.json how QLoRA packed the base; the base on the disk is whole."""
+    trained = tmp_path / folder
+    shutil.copytree(checkpoints / folder, trained)
+    config = json.loads((trained / "config.json").read_text())
+    packed = {"load_in_4bit": True, "quant_method": "bitsandbytes"}
+    (trained / "config.json").write_text(json.dumps(config | {"quantization_config": packed}))
+    models = [load(path, assets / "vicuna_tiny")[1] for path in (checkpoints / folder, trained)]
+    expected, got = (model.state_dict() for model in models)
+    assert all(torch.equal(got[name], weight) for name, weight in expected.items())
+
+
 @pytest.mark.parametrize("bits", [{"load_8bit": True}, {"load_4bit": True}])
 def test_quantisation_says_what_it_needs(bits, checkpoints, monkeypatch):
     monkeypatch.setattr(builder, "is_bitsandbytes_available", lambda: False)

@@ -1,13 +1,19 @@
 """What is picked out of a model to be saved."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from llava.train.checkpoint import (
+    count_parameters,
     get_mm_adapter_state_maybe_zero_3,
     get_peft_state_maybe_zero_3,
     get_peft_state_non_lora_maybe_zero_3,
     maybe_zero_3,
+    save_config,
 )
 
 
@@ -45,3 +51,17 @@ def test_a_saved_value_is_a_copy(named):
     value = maybe_zero_3(named["k.weight"])
     value += 1
     assert named["k.weight"][0] == 5
+
+
+def test_how_training_packed_the_base_is_not_saved(tmp_path):
+    config = LlamaConfig(quantization_config={"load_in_4bit": True, "quant_method": "bitsandbytes"})
+    save_config(config, tmp_path)
+    assert "quantization_config" not in json.loads((tmp_path / "config.json").read_text())
+    assert config.quantization_config["load_in_4bit"]  # the model in training goes by it
+
+
+def test_packed_weights_are_counted_whole():
+    layer = torch.nn.Linear(6, 4)
+    layer.weight = torch.nn.Parameter(torch.zeros(12, 1, dtype=torch.uint8), requires_grad=False)
+    layer.weight.quant_state = SimpleNamespace(shape=torch.Size([4, 6]))  # as bitsandbytes keeps it
+    assert count_parameters(layer) == (28, 4)
