@@ -46,8 +46,8 @@ DEFAULT_CONTEXT_LENGTH = 2048
 ABOUT_BASE = ("vocab_size", "quantization_config")
 # What a language model's checkpoint lacks of a LLaVA.
 EYES = ("mm_projector", "image_newline", "vision_tower")
-# Patterns, which transformers matches from the start of a module's name. lm_head would not stay whole by itself where any
-# are given; added tokens lengthen it, and packed weights cannot grow.
+# Patterns, which transformers matches from the start of a module's name. Where any are given, lm_head must be, too, to
+# stay whole; added tokens lengthen it, and packed weights cannot grow.
 NEVER_QUANTISED = (r".*mm_projector", r".*vision_tower", "lm_head")
 PROJECTOR_FILES = ("mm_projector.safetensors", "mm_projector.bin")
 
