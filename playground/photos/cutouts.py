@@ -168,7 +168,7 @@ class Shelf:
 
 
 def load(stamps: Path, seed: int) -> Shelf:
-    """Read the catalog's pictures. Of each name with several, a third (at least one) is held out, chosen by ``seed``."""
+    """Read the catalog's pictures. Of each name with several, ``seed`` holds out a third, at least one."""
     known: list[Cutout] = []
     held_out: list[Cutout] = []
     for category, names in CATALOG.items():

@@ -1,0 +1,43 @@
+"""Build the data and fetch the pretrained parts of the photo study, or find them built; print where they are.
+
+::
+
+    python -m playground.photos.build [--scale cpu] [--data-root playground/data] [--cache playground/photos/.cache]
+
+Standard error gets what a guess without the picture would score on the data's tests.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from llava.errors import exit_on_user_error
+from playground.photos import dataset, dino, fetch, stories
+
+
+def build(scale: str, data_root: Path, cache: Path) -> dict[str, Path]:
+    """All parts by name, in the order in which they depend on each other."""
+    return {
+        "data": dataset.build(data_root, cache, dataset.RECIPES[scale]),
+        "vision_tower": dino.build(cache),
+        "language_model": stories.build(cache),
+    }
+
+
+@exit_on_user_error
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--scale", choices=dataset.RECIPES, default="cpu", help="how much data, how large a model")
+    parser.add_argument("--data-root", type=Path, default=dataset.DATA_ROOT, help="folder to put photos/ into")
+    parser.add_argument("--cache", type=Path, default=fetch.CACHE, help="folder to put the parts into")
+    args = parser.parse_args()
+    parts = build(args.scale, args.data_root, args.cache)
+    print(dataset.guessing_table(parts["data"]), file=sys.stderr)
+    for name, folder in parts.items():
+        print(f"{name}={folder}")
+
+
+if __name__ == "__main__":
+    main()

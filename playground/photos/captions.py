@@ -1,0 +1,59 @@
+"""Captions for stage 1: what is in a scene, where, and in which colors."""
+
+import random
+from collections import Counter
+
+from playground.photos.questions import DIRECTIONS, a, plural
+from playground.photos.scenes import Scene, Thing, side_of
+
+NUMBERS = ("no", "one", "two", "three", "four", "five")
+INSTRUCTIONS = (
+    "Describe this picture in a few words.",
+    "What does the picture show?",
+    "Name what you see.",
+    "Give a short caption for the image.",
+)
+
+
+def caption(scene: Scene, draw: random.Random) -> str:
+    """One of three ways to tell about the scene, whichever apply: all things, one beside another, two with colors."""
+    ways = [listed(scene), *beside(scene, draw), *colored(scene, draw)]
+    return draw.choice(ways)
+
+
+def spoken(thing: Thing) -> str:
+    return f"a sign that says {thing.word}" if thing.category == "sign" else a(thing.name)
+
+
+def joined(phrases: list[str]) -> str:
+    *others, last = phrases
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def listed(scene: Scene) -> str:
+    """``two ducks, an apple and a sign that says stop``"""
+    numbers = Counter(thing.name for thing in scene.things)
+    phrases = {
+        thing.name: spoken(thing)
+        if numbers[thing.name] == 1
+        else f"{NUMBERS[numbers[thing.name]]} {plural(thing.name)}"
+        for thing in scene.things
+    }
+    return joined(list(phrases.values()))
+
+
+def beside(scene: Scene, draw: random.Random) -> list[str]:
+    """``a duck left of an apple``, for each clear pair one of its directions."""
+    phrases = []
+    for one in scene.things:
+        for other in scene.things:
+            for axis in (0, 1):
+                if one is not other and (side := side_of(one, other, axis)):
+                    phrases.append(f"{spoken(one)} {DIRECTIONS[axis, side][0]} {spoken(other)}")
+    return draw.sample(phrases, min(2, len(phrases)))
+
+
+def colored(scene: Scene, draw: random.Random) -> list[str]:
+    """``a green duck and a red apple``"""
+    phrases = [f"{a(thing.color)} {thing.name}" for thing in scene.things if thing.color and thing.color != thing.name]
+    return [joined(draw.sample(phrases, min(2, len(phrases))))] if phrases else []
