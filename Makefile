@@ -61,7 +61,7 @@ typecheck: $(STAMPS)/dev ## mypy over llava and ccra_patch
 	$(BIN)/mypy
 
 .PHONY: bench
-bench: $(STAMPS)/base ## time and memory of the projectors, and what ccra costs a whole model
+bench: $(STAMPS)/train ## time and memory of the projectors, and what ccra costs a whole model
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/projectors.py $(ARGS)
 

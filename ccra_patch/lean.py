@@ -5,12 +5,16 @@ one weighted sum over the layers. :func:`read_stack` and :func:`mix_layers` give
 no other tensor of the stack's size exists, forward or backward. Both work in float32 (float64 for a float64 stack),
 whatever the stack's own precision, and both have derivatives for a trained tower too.
 
-With ``CCRA_KERNELS=triton`` in the environment, a GPU runs :mod:`ccra_patch.kernels` instead of the loops here, for
-what a frozen tower needs of them; ``torch``, the default, runs the loops everywhere.
+What a frozen tower needs of them, a CPU with numba does by :mod:`ccra_patch.kernels_numba`, several times faster in
+bfloat16, and with ``CCRA_KERNELS=triton`` in the environment a GPU by :mod:`ccra_patch.kernels_triton`. ``torch`` there
+runs the loops here everywhere, ``numba`` insists on numba.
 """
 
+import importlib
+import logging
 import os
 from collections.abc import Iterator
+from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -20,6 +24,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from ccra_patch.settings import require_choice
+
+logger = logging.getLogger(__name__)
 
 # Numbers per block. On a CPU a block must stay in cache while it is read five times; on an accelerator each block costs
 # launches, so it takes an image at once.
@@ -80,16 +86,32 @@ def mix_layers(stack: Tensor, coefficients: Tensor) -> Tensor:
 
 def kernels_for(stack: Tensor) -> ModuleType | None:
     """The kernels that read this stack, None for the loops. Raises ValueError if they are asked for and not there."""
-    choice = os.environ.get("CCRA_KERNELS", "torch")
-    require_choice("CCRA_KERNELS", choice, ("torch", "triton"))
-    on_triton = stack.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    if choice == "torch" or not on_triton or work_dtype(stack) != torch.float32 or stack.stride(-1) != 1:
+    choice = os.environ.get("CCRA_KERNELS", "auto")
+    require_choice("CCRA_KERNELS", choice, ("auto", "torch", "numba", "triton"))
+    dtypes = [torch.float32, torch.bfloat16]
+    if choice == "triton":
+        can_read = stack.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+        dtypes.append(torch.float16)
+    else:
+        can_read = stack.device.type == "cpu"
+    if choice == "torch" or not can_read or stack.dtype not in dtypes or stack.stride(-1) != 1:
         return None
+    kernels = _load("numba" if choice == "auto" else choice)
+    if isinstance(kernels, ModuleType):
+        return kernels
+    if choice == "auto":
+        return None
+    raise ValueError(f"CCRA_KERNELS is {choice}, which does not work here ({kernels}); try: pip install {choice}")
+
+
+@cache
+def _load(library: str) -> ModuleType | Exception:
+    """The kernels in that library's language, or what keeps them from being loaded."""
     try:
-        from ccra_patch import kernels
-    except ImportError as error:
-        raise ValueError("CCRA_KERNELS is triton, which is not installed; run: pip install triton") from error
-    return kernels
+        return importlib.import_module(f"ccra_patch.kernels_{library}")
+    except (ImportError, RuntimeError) as error:  # not installed, or no place where numba may keep what it has compiled
+        logger.info("the layer stack is read by torch's own operations (%s); numba is faster on a CPU", error)
+        return error
 
 
 def exact(tensor: Tensor) -> torch.autocast:

@@ -22,7 +22,7 @@ DISTRIBUTION = {  # where the name to import is not the name to install
     "flash_attn": "flash-attn",
     "google": "protobuf",
 }
-IMPORTED_WHEN_ASKED_FOR = {"kernels.py"}  # whole modules that need an optional package
+IMPORTED_WHEN_ASKED_FOR = {"kernels_numba.py", "kernels_triton.py"}  # whole modules that need an optional package
 COMES_WITH = {"huggingface_hub": "transformers", "tokenizers": "transformers", "yaml": "transformers"}
 
 

@@ -70,8 +70,10 @@ def test_with_a_frozen_tower_only_the_products_are_part_of_the_graph():
     assert not reading.moments.variance.requires_grad
 
 
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_stacks_are_added_up_in_float32(dtype):
+def test_half_precision_stacks_are_added_up_in_float32(dtype, kernels, monkeypatch):
+    monkeypatch.setenv("CCRA_KERNELS", kernels)
     stack, directions, coefficients = random(1, 4, 9, 512).to(dtype), random(1, 1, 512, seed=1), random(1, 4, 9, seed=2)
     reading = read_stack(stack, directions)
     mixed = mix_layers(stack, coefficients)
@@ -83,13 +85,17 @@ def test_half_precision_stacks_are_added_up_in_float32(dtype):
     torch.testing.assert_close(mixed.double(), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
 @pytest.mark.parametrize("mean", [0.0, 1.0, 1.9, 2.1, 4.0, 10.0, 100.0, 3000.0])
-def test_the_variance_holds_its_bound_however_far_the_mean_lies(mean):
+def test_the_variance_holds_its_bound_however_far_the_mean_lies(mean, kernels, monkeypatch):
+    monkeypatch.setenv("CCRA_KERNELS", kernels)
     stack = (random(1, 4, 64, 1024) + mean).float()
     variance = read_stack(stack, stack.new_zeros(1, 1, 1024)).moments.variance
     torch.testing.assert_close(variance.double(), stack.double().var(-1, correction=0), atol=0, rtol=2e-6)
 
 
-def test_the_variance_of_a_constant_patch_is_zero():
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+def test_the_variance_of_a_constant_patch_is_zero(kernels, monkeypatch):
+    monkeypatch.setenv("CCRA_KERNELS", kernels)
     stack = torch.full((1, 1, 3, 1024), 7.3)
     assert read_stack(stack, stack.new_zeros(1, 1, 1024)).moments.variance.abs().max() < 1e-10
