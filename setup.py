@@ -88,7 +88,7 @@ setup(
     packages=find_namespace_packages(include=["llava", "llava.*", "ccra_patch", "ccra_patch.*"]),
     package_data={
         "llava": ["py.typed"],
-        "llava.serve": ["examples/*.jpg"],
+        "llava.serve": ["examples/*"],
         "llava.eval": ["table/**/*", "webpage/*.html"],
         "ccra_patch": ["py.typed"],
     },

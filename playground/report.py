@@ -8,6 +8,7 @@ Each demo says what its questions are (:class:`Page`) and has its own command, a
 
 import argparse
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,15 @@ def choose_questions(gqa: Path, page: Page) -> list[dict[str, Any]]:
     return [chosen[kind] for kind in page.shown]
 
 
+def keep_examples(gqa: Path, questions: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Leave ``questions`` and their pictures in ``folder``, where the web page finds them (``make chat``)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for question in questions:
+        shutil.copy(gqa / "data" / "images" / question["image"], folder)
+    lines = [json.dumps({key: question[key] for key in ("image", "text")}) + "\n" for question in questions]
+    (folder / "questions.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
 def look(path: str, gqa: Path, questions: Sequence[dict[str, Any]], conv_mode: str) -> list[Example]:
     """Answer ``questions`` one by one, greedily; each with the maps that its answer came from."""
     checkpoint = Checkpoint.load(path)
@@ -117,7 +127,9 @@ def report(page: Page) -> None:
     parser.add_argument("--checkpoint", required=True, help="CCRA model whose maps are drawn")
     parser.add_argument("--conv-mode", default="vicuna_v1", help="its conversation template (default: vicuna_v1)")
     parser.add_argument("--gqa", type=Path, required=True, help="folder of the test questions and pictures")
-    parser.add_argument("--table", type=Path, required=True, help="Markdown file to write")
+    parser.add_argument(
+        "--table", type=Path, required=True, help="Markdown file to write; the web page's examples go beside it"
+    )
     parser.add_argument("--figure", type=Path, required=True, help="PNG to write; its numbers go beside it as JSON")
     args = parser.parse_args()
 
@@ -125,5 +137,7 @@ def report(page: Page) -> None:
     text = "\n\n".join(tables)
     args.table.parent.mkdir(parents=True, exist_ok=True)
     args.table.write_text(text + "\n", encoding="utf-8")
-    draw(look(args.checkpoint, args.gqa, choose_questions(args.gqa, page), args.conv_mode), args.figure)
+    questions = choose_questions(args.gqa, page)
+    keep_examples(args.gqa, questions, args.table.parent / "examples")
+    draw(look(args.checkpoint, args.gqa, questions, args.conv_mode), args.figure)
     print(f"\n{text}\n\ntable: {args.table}\nmaps:  {args.figure}")

@@ -6,11 +6,14 @@ Controller and worker listen on loopback, at ports the system chooses, with a to
 import argparse
 import logging
 import secrets
+import signal
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from llava.errors import UserError, exit_on_user_error
 from llava.mm_utils import get_model_name_from_path
@@ -18,35 +21,44 @@ from llava.serve import controller, worker_app
 from llava.serve.background import BackgroundServer
 from llava.serve.client import Client
 from llava.serve.conversation_log import ConversationLog
-from llava.serve.gradio_web_server import build_demo, launch
+from llava.serve.gradio_web_server import EXAMPLES, QUESTIONS, add_examples_flag, build_demo, launch, private_uploads
 from llava.serve.model_worker import load_backend
 from llava.serve.page_events import Events
 from llava.serve.pictures import Limits
 from llava.serve.registration import Registration
 from llava.utils import DATE_FORMAT, LOG_FORMAT
 
-DEMO_CHECKPOINTS = Path("checkpoints/demo")
+DEMOS = (Path("checkpoints/photos"), Path("checkpoints/demo"))  # of photographs, if it was trained; of drawings
 POLL = 0.2  # seconds between two looks at whether the worker is known
 
 
-def demo_checkpoint(folder: Path = DEMO_CHECKPOINTS) -> str:
-    """The newest CCRA checkpoint that ``make demo`` has finished. Raises UserError when there is none."""
-    finished = sorted(folder.glob("*-ccra-*/.finished"), key=lambda file: file.stat().st_mtime)
-    if not finished:
-        raise UserError(
-            f"there is no demo checkpoint in {folder}; run `make demo` first (15 minutes on 2 cores), "
-            "or give any LLaVA checkpoint as --model-path"
-        )
-    return str(finished[-1].parent)
+def demo_checkpoint(demos: Sequence[Path] = DEMOS) -> Path:
+    """The newest CCRA checkpoint of the first demo that has finished one. Raises UserError when none has."""
+    for folder in demos:
+        finished = sorted(folder.glob("*-ccra-*/.finished"), key=lambda file: file.stat().st_mtime)
+        if finished:
+            return finished[-1].parent
+    raise UserError(
+        f"there is no demo checkpoint in {' or '.join(map(str, demos))}; run `make demo` first (15 minutes on 2 "
+        "cores), or give any LLaVA checkpoint as --model-path"
+    )
+
+
+def examples_of(checkpoint: Path) -> Path:
+    """The folder of questions that a demo leaves beside its checkpoints; the page's own one where there is none."""
+    beside = checkpoint.parent / EXAMPLES.name
+    return beside if (beside / QUESTIONS).is_file() else EXAMPLES
 
 
 def run(args: argparse.Namespace, until: threading.Event) -> None:
     """Serve until ``until`` is set. Raises UserError when the model cannot be loaded or a port is taken."""
-    path = (args.model_path or demo_checkpoint()).rstrip("/")
+    path = args.model_path.rstrip("/") if args.model_path else str(demo_checkpoint())
+    examples = args.examples or examples_of(Path(path))
     name = args.model_name or get_model_name_from_path(path)
     token = secrets.token_urlsafe()
     print(f"loading {path} on {args.device}", flush=True)
     with ExitStack() as stack:
+        stack.enter_context(private_uploads())
         registry = controller.Controller(token=token)
         controller_url = stack.enter_context(BackgroundServer(controller.build_app(registry, token))).url
         worker = worker_app.Worker(
@@ -66,7 +78,7 @@ def run(args: argparse.Namespace, until: threading.Event) -> None:
                 return
 
         log = ConversationLog(Path(args.log_dir) if args.log_dir else None)
-        demo = build_demo(Events(Client(controller_url, token), log))
+        demo = build_demo(Events(Client(controller_url, token), log), examples=examples)
         try:
             url = launch(demo, args.host, args.port, args.share, block=False)
         except OSError as error:
@@ -82,7 +94,9 @@ def build_parser() -> argparse.ArgumentParser:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(prog="llava.serve.app", description="Chat with a model in the browser.")
     parser.add_argument(
-        "--model-path", type=str, help=f"checkpoint folder or hub name (default: the newest in {DEMO_CHECKPOINTS})"
+        "--model-path",
+        type=str,
+        help=f"checkpoint folder or hub name (default: the newest in {' or '.join(map(str, DEMOS))})",
     )
     parser.add_argument("--model-base", type=str, help="what a LoRA or projector checkpoint was trained on")
     parser.add_argument("--model-name", type=str, help="name to show (default: from the path)")
@@ -95,6 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, help="port of the page (default: the first free one from 7860 on)")
     parser.add_argument("--share", action="store_true", help="also a public address through gradio.live")
     parser.add_argument("--log-dir", type=str, help="store conversations and pictures here (default: nowhere)")
+    add_examples_flag(parser)
     return parser
 
 
@@ -102,6 +117,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = build_parser().parse_args()
     logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT, datefmt=DATE_FORMAT)
+    transformers_logging.set_verbosity_error()  # it lists the weights of CLIP's text half, which nobody needs
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and leaves nothing behind
     try:
         run(args, threading.Event())
     except KeyboardInterrupt:

@@ -2,7 +2,13 @@
 
 import argparse
 import asyncio
+import contextlib
+import json
 import logging
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +42,7 @@ The page is Apache-2.0. Models and the data they were trained on carry licenses 
 STORES = "This server stores questions, answers and pictures."
 STORES_NOTHING = "This server logs no questions, answers or pictures; uploads are deleted after an hour or two."
 EXAMPLES = Path(__file__).parent / "examples"
-EXAMPLE_QUESTIONS = {"circle.jpg": "What color is the circle?", "shapes.jpg": "Which shape is above the others?"}
+QUESTIONS = "questions.jsonl"  # in a folder of examples
 
 READ_URL = "() => Object.fromEntries(new URLSearchParams(window.location.search))"
 SAVE_JSON = """(maps) => {
@@ -48,7 +54,45 @@ SAVE_JSON = """(maps) => {
 }"""
 # No fonts from elsewhere: the page works offline and tells nobody of its visitors.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+# Captions stand above the maps, not on them.
+STYLE = "#attention label[data-testid='block-label'] { position: static; border: 0; }"
 FILE_LIFE = 3600  # seconds that Gradio's copies of uploaded and drawn pictures stay on disk
+
+
+@contextlib.contextmanager
+def private_uploads() -> Iterator[None]:
+    """Let Gradio keep its copies of pictures where only this user can read them, and only as long as the page is up."""
+    variable = "GRADIO_TEMP_DIR"
+    before = os.environ.get(variable)
+    with tempfile.TemporaryDirectory(prefix="llava-page-", ignore_cleanup_errors=True) as folder:
+        os.environ[variable] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(variable)
+            if before is not None:
+                os.environ[variable] = before
+
+
+def read_examples(folder: Path) -> list[list[str]]:
+    """Pictures and questions that a click puts into the page: lines of ``image`` and ``text`` in ``questions.jsonl``.
+
+    Raises UserError for a folder that has none, and for a line or a picture that cannot be used.
+    """
+    file = folder / QUESTIONS
+    try:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+        examples = [[str(folder / line["image"]), line["text"]] for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} holds no examples ({error!r}); each line is JSON with the keys image and text"
+        ) from error
+    for picture, _ in examples:
+        if not Path(picture).is_file():
+            raise UserError(
+                f"{file} names {picture}, which does not exist; put the picture there or leave its line out"
+            )
+    return examples
 
 
 def telling_why(box: gr.Image) -> gr.Image:
@@ -74,14 +118,16 @@ def telling_why(box: gr.Image) -> gr.Image:
     return box
 
 
-def build_demo(events: Events, embed: bool = False, concurrency: int = 16) -> gr.Blocks:
+def build_demo(events: Events, embed: bool = False, concurrency: int = 16, examples: Path = EXAMPLES) -> gr.Blocks:
     """The page: its elements, and which event each of them starts.
 
     Args:
         events: what they do.
         embed: leave header and terms out.
         concurrency: answers streamed at once.
+        examples: folder of pictures and questions to begin with; see :func:`read_examples`.
     """
+    suggested = read_examples(examples)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(FILE_LIFE, FILE_LIFE)) as demo:
         state, maps, url_params = gr.State(new_dialogue), gr.State(None), gr.JSON(visible="hidden")
         if not embed:
@@ -105,6 +151,7 @@ def build_demo(events: Events, embed: bool = False, concurrency: int = 16) -> gr
                         gr.Slider(64, 1024, value=512, step=64, label="Max output tokens"),
                         gr.Checkbox(value=True, label="Ask for the question's attention"),
                     ]
+                suggestions = gr.Column()
             with gr.Column(scale=8):
                 chatbot = gr.Chatbot(
                     elem_id="chatbot", label="LLaVA Chatbot", height=650, layout="panel", buttons=["copy"]
@@ -112,15 +159,19 @@ def build_demo(events: Events, embed: bool = False, concurrency: int = 16) -> gr
                 with gr.Row():
                     with gr.Column(scale=8):
                         textbox = gr.Textbox(
-                            show_label=False, placeholder="Enter text and press ENTER", container=False
+                            label="Question",
+                            show_label=False,
+                            placeholder="Enter text and press ENTER",
+                            container=False,
                         )
                     with gr.Column(scale=1, min_width=50):
                         send = gr.Button("Send", variant="primary")
                 with gr.Row(elem_id="buttons"):
                     labels = ("👍  Upvote", "👎  Downvote", "⚠️  Flag", "🔄  Regenerate", "🗑️  Clear")
-                    five = [gr.Button(label, interactive=False) for label in labels]
+                    five = [gr.Button(label, size="md", min_width=100, interactive=False) for label in labels]
+        with suggestions:  # below its picture, now that the text box is there
+            gr.Examples(suggested, [image, textbox])
         attention = _build_panel(events, state, maps)
-        gr.Examples([[str(EXAMPLES / name), text] for name, text in EXAMPLE_QUESTIONS.items()], [image, textbox])
         if not embed:
             gr.Markdown(TERMS.format(storage=STORES if events.log.folder else STORES_NOTHING))
 
@@ -146,7 +197,7 @@ def _build_panel(events: Events, state: gr.State, maps: gr.State) -> list[Any]:
     """The attention panel; returns what :meth:`Events.show_panel` fills."""
     with gr.Accordion("Attention", elem_id="attention"):
         told = gr.Markdown(explanation(None))
-        words = gr.HighlightedText(label="Importance of the question's tokens", visible=False)
+        words = gr.HighlightedText(visible=False)
         with gr.Row():
             pictures = [gr.Image(visible=False, interactive=False, buttons=["fullscreen"]) for _ in range(4)]
         with gr.Row():
@@ -159,7 +210,9 @@ def _build_panel(events: Events, state: gr.State, maps: gr.State) -> list[Any]:
                 visible=False,
             )
             with gr.Column():
-                slider = gr.Slider(1, 2, step=1, label="Layer in the second picture, 1 is the first", visible=False)
+                slider = gr.Slider(
+                    1, 2, step=1, label="Middle picture: which of the layers, from shallow to deep", visible=False
+                )
                 save = gr.Button("Download the numbers (JSON)", visible=False)
         pins = gr.AnnotatedImage(label="AttAnchor: pinned words", height=320, visible=False)
     numbers = gr.JSON(visible="hidden")
@@ -182,8 +235,18 @@ def launch(demo: gr.Blocks, host: str, port: int | None, share: bool = False, bl
         max_file_size=MAX_REQUEST_MB << 20,
         footer_links=["gradio"],
         theme=THEME,
+        css=STYLE,
     )
     return url
+
+
+def add_examples_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--examples",
+        type=Path,
+        metavar="FOLDER",
+        help=f"pictures, and {QUESTIONS} with a line of image and text for each question (default: two drawings)",
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -203,6 +266,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--conv-mode", type=str, help="template of all models (default: as workers and names say)")
     parser.add_argument("--log-dir", type=str, default=LOGDIR, help="folder of logs and conversations (default: .)")
     parser.add_argument("--no-conversations", action="store_true", help="store no questions, answers and pictures")
+    add_examples_flag(parser)
     add_token_flag(parser)
     return parser
 
@@ -228,7 +292,10 @@ def main() -> None:
         events.models = asyncio.run(client.models())
     except UserError as error:
         logger.warning("%s; the page asks again when it is opened", error)
-    launch(build_demo(events, args.embed, args.concurrency_count), args.host, args.port, args.share)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and leaves nothing behind
+    with private_uploads():
+        demo = build_demo(events, args.embed, args.concurrency_count, args.examples or EXAMPLES)
+        launch(demo, args.host, args.port, args.share)
 
 
 if __name__ == "__main__":

@@ -162,8 +162,9 @@ class Events:
         if maps is not None and panel.has_maps(maps):
             depth = len(maps["layers"])
             places = panel.default_places(depth)
+            words, caption = panel.word_weights(maps)
             shown = [
-                gr.update(value=panel.word_weights(maps), visible=True),
+                gr.update(value=words, label=caption, visible=True),
                 *(_drawn(*panel.lpwca_picture(maps, pictures[0], place)) for place in places),
                 _drawn(*panel.pwca_picture(maps, pictures[0])),
                 gr.update(value=pd.DataFrame(panel.layer_weights(maps)), sort=panel.layer_names(maps), visible=True),

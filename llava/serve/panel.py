@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ccra_patch.picture import on_picture
 
 LONGEST_SIDE = 448  # pixels of a drawn map
-HEAT = 0.6  # how much of the colour is the map's or the pin's; the rest is the picture's
+HEAT = 0.7  # how much of the colour is the map's or the pin's; the rest is the picture's
+# From the least to the greatest value, in equal steps: the colours of the figures that matplotlib draws (inferno).
+COLOURS = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]])
 
 Maps = dict[str, Any]
 
@@ -35,7 +37,8 @@ def explanation(maps: Maps | None) -> str:
     if has_maps(maps):
         told.append(
             f"How the question changed what the model saw (`{maps['projector']}`). LPWCA weighs every patch of every "
-            "layer, LWCA the layers, PWCA the patches of their mixture."
+            "layer, LWCA the layers, PWCA the patches of their mixture. Bright is the most and dark the least; each "
+            "has a scale of its own."
         )
         if not maps["words"]:
             told.append("**The question was not found in the prompt**: check the conversation template.")
@@ -67,10 +70,11 @@ def overlay(picture: Image.Image, grid: list[list[float]], fit: str) -> tuple[Im
     values = on_picture(torch.tensor(grid), *shown.size, fit)
     seen = ~values.isnan()
     low, high = values[seen].min().item(), values[seen].max().item()
-    heat = ((values.nan_to_num(low) - low) / max(high - low, 1e-12) * 255).byte()
-    colours = ImageOps.colorize(Image.fromarray(heat.numpy()), "#000004", "#fcffa4", mid="#bc3754")
+    heat = (values.nan_to_num(low) - low) / max(high - low, 1e-12)
+    steps = np.linspace(0, 1, len(COLOURS))
+    colours = np.stack([np.interp(heat.numpy(), steps, channel) for channel in COLOURS.T], axis=-1)
     gray = shown.convert("RGB")
-    blended = Image.blend(gray, colours, HEAT)
+    blended = Image.blend(gray, Image.fromarray(colours.astype(np.uint8)), HEAT)
     return Image.composite(blended, gray, Image.fromarray(seen.byte().mul(255).numpy())), low, high
 
 
@@ -104,11 +108,13 @@ def layer_weights(maps: Maps) -> dict[str, list[Any]]:
     }
 
 
-def word_weights(maps: Maps) -> list[tuple[str, float]]:
-    """The question's tokens, each with its importance relative to the greatest."""
+def word_weights(maps: Maps) -> tuple[list[tuple[str, float]], str]:
+    """The question's tokens with their importance between the least (0) and the greatest (1), and a caption."""
     alpha = maps["pictures"][0]["alpha"]
-    greatest = max(alpha, default=0) or 1.0
-    return [(word, value / greatest) for word, value in zip(maps["words"], alpha, strict=True)]
+    low, high = min(alpha, default=0.0), max(alpha, default=0.0)
+    stretched = [(value - low) / max(high - low, 1e-12) for value in alpha]
+    caption = f"Importance of the question's tokens (alpha): {low:.3g} to {high:.3g}"
+    return list(zip(maps["words"], stretched, strict=True)), caption
 
 
 def pinned_words(maps: Maps, picture: Image.Image) -> tuple[Image.Image, list[tuple[np.ndarray, str]]]:

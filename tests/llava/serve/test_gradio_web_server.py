@@ -7,9 +7,10 @@ import gradio_client
 import pytest
 from PIL import Image
 
+from llava.errors import UserError
 from llava.serve.client import Client
 from llava.serve.conversation_log import ConversationLog
-from llava.serve.gradio_web_server import EXAMPLE_QUESTIONS, EXAMPLES, build_demo, build_parser, launch, main
+from llava.serve.gradio_web_server import EXAMPLES, build_demo, build_parser, launch, main, read_examples
 from llava.serve.page_events import Events
 
 from .conftest import Talker, free_port, wait_for
@@ -169,4 +170,26 @@ def test_flags_and_files():
     assert (args.controller_url, args.port, args.model_list_mode) == ("http://c:1", 7, "reload")
     assert (args.host, args.concurrency_count) == ("127.0.0.1", 16)
     assert not any((args.share, args.moderate, args.embed))
-    assert all((EXAMPLES / name).is_file() for name in EXAMPLE_QUESTIONS)
+
+
+class TestExamples:
+    def test_the_packages_own(self):
+        assert [text for _, text in read_examples(EXAMPLES)] == [
+            "What color is the circle?",
+            "Which shape is above the others?",
+        ]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "questions.jsonl holds no examples .*No such file"),
+            ("[]", "questions.jsonl holds no examples .*each line is JSON with the keys image and text"),
+            ('{"image": "a.jpg"}', r"questions.jsonl holds no examples \(KeyError\('text'\)\)"),
+            ('{"image": "a.jpg", "text": "What?"}', "names .*a.jpg, which does not exist; put the picture there"),
+        ],
+    )
+    def test_what_cannot_be_used_is_named(self, content, message, tmp_path):
+        if content is not None:
+            (tmp_path / "questions.jsonl").write_text(content)
+        with pytest.raises(UserError, match=message):
+            read_examples(tmp_path)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from llava.errors import UserError
+from llava.serve.gradio_web_server import read_examples
 from playground import report
 from playground.tiny import easy_vqa
 from playground.tiny.report import PAGE
@@ -45,3 +46,14 @@ def test_shown_questions_are_of_three_kinds_on_three_pictures(tmp_path: Path) ->
     assert len({question["image"] for question in chosen}) == 3
     asked = [easy_vqa.Question(question["question"], question["answer"], 0) for question in chosen]
     assert tuple(easy_vqa.gqa_types(question)["detailed"] for question in asked) == PAGE.shown
+
+
+def test_shown_questions_are_the_web_pages_examples(tmp_path: Path) -> None:
+    easy_vqa.write_evaluation_files(tmp_path / "gqa", easy_vqa.Recipe())
+    chosen = report.choose_questions(tmp_path / "gqa", PAGE)
+    (tmp_path / "gqa" / "data" / "images").mkdir(parents=True, exist_ok=True)
+    for question in chosen:
+        (tmp_path / "gqa" / "data" / "images" / question["image"]).touch()
+    report.keep_examples(tmp_path / "gqa", chosen, tmp_path / "examples")
+    kept = read_examples(tmp_path / "examples")
+    assert kept == [[str(tmp_path / "examples" / question["image"]), question["text"]] for question in chosen]
