@@ -1,9 +1,11 @@
-"""The sentencepiece Llama tokenizer as a ``tokenizer.json``, for programs that read nothing else."""
+"""``tokenizer.json`` for other readers: the sentencepiece tokenizer as one, and one that transformers 4 understands."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerBase
 from transformers.tokenization_utils_sentencepiece import SPIECE_UNDERLINE
 
 from llava.tokenization import LlamaTokenizer
@@ -50,10 +52,40 @@ def tokenizer_json(tokenizer: LlamaTokenizer) -> Tokenizer:
 
 
 def save_tokenizer_json(tokenizer: LlamaTokenizer, path: Path) -> None:
-    """Write :func:`tokenizer_json` with each merge as one text, the form that older readers take too."""
-    content = json.loads(tokenizer_json(tokenizer).to_str())
-    content["model"]["merges"] = [" ".join(merge) for merge in content["model"]["merges"]]
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    """Write :func:`tokenizer_json` in the form that older readers take, too."""
+    _write(path, _with_merges_as_texts(json.loads(tokenizer_json(tokenizer).to_str())))
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """``tokenizer.save_pretrained``, so that transformers 4 reads the same ids.
+
+    Of a fast tokenizer transformers 5 writes a class and a form of merges and of special tokens that 4 does not know.
+    (:class:`LlamaTokenizer` sees to its files itself.) Merges of pieces that hold a space, which byte-level tokenizers
+    do not have, stay in the new form: there is no old one.
+    """
+    tokenizer.save_pretrained(folder)
+    if not tokenizer.is_fast:
+        return
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config["tokenizer_class"] == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    _write(file, config)
+    file = folder / "tokenizer.json"
+    _write(file, _with_merges_as_texts(json.loads(file.read_text(encoding="utf-8"))))
+
+
+def _with_merges_as_texts(content: dict[str, Any]) -> dict[str, Any]:
+    merges = content["model"].get("merges", [])
+    if not any(" " in piece for merge in merges for piece in merge):
+        content["model"]["merges"] = [" ".join(merge) for merge in merges]
+    return content
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _merges(vocabulary: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:

@@ -1,10 +1,12 @@
 """A LoRA and its base -> one whole checkpoint: ``--model-path LORA --model-base BASE --save-model-path FOLDER``."""
 
 import argparse
+from pathlib import Path
 
 import torch
 
 from llava.errors import exit_on_user_error
+from llava.fast_tokenizer import save_tokenizer
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model
 from llava.model.utils import fit_generation_config
@@ -17,7 +19,7 @@ def merge_lora(model_path: str, model_base: str | None, save_model_path: str) ->
     )
     fit_generation_config(model)
     model.save_pretrained(save_model_path)
-    tokenizer.save_pretrained(save_model_path)
+    save_tokenizer(tokenizer, Path(save_model_path))
 
 
 @exit_on_user_error

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from llava.errors import UserError
+from llava.fast_tokenizer import save_tokenizer
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import Checkpoint, load_text_model, load_whole
 from llava.tokenization import load_tokenizer
@@ -52,7 +53,7 @@ def save_whole(model: PreTrainedModel, tokenizer_from: str, folder: str) -> None
     """Model and tokenizer into ``folder``."""
     fit_generation_config(model)
     model.save_pretrained(folder)
-    load_tokenizer(tokenizer_from).save_pretrained(folder)
+    save_tokenizer(load_tokenizer(tokenizer_from), Path(folder))
 
 
 def fit_generation_config(model: PreTrainedModel) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import ProgressCallback, Trainer
 
 from llava.errors import UserError
+from llava.fast_tokenizer import save_tokenizer
 from llava.train.checkpoint import (
     get_mm_adapter_state_maybe_zero_3,
     is_stage_one,
@@ -176,6 +178,12 @@ class LLaVATrainer(Trainer):
         if not is_stage_one(self.args):
             super().save_model(folder, _internal_call)
         save_trained_parts(self, folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """transformers' own; the tokenizer as older readers take it, too."""
+        super()._save(output_dir, state_dict)
+        if self.processing_class is not None:
+            save_tokenizer(self.processing_class, Path(output_dir or self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         if not is_stage_one(self.args):

@@ -268,6 +268,9 @@ def test_other_families_train_in_both_stages_and_with_lora(family, bases, run, r
         with torch.no_grad():
             expected = trainer.model.eval()(input_ids=ids, images=image).logits
             torch.testing.assert_close(model(ids, images=image).logits, expected, rtol=1e-4, atol=1e-4)
+    saved_class = {"mistral": "LlamaTokenizer", "mpt": "PreTrainedTokenizerFast"}[family]  # what transformers 4 knows
+    for folder in (whole, lora):
+        assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == saved_class
     if family == "mistral":  # transformers 4 would take a base of 10000
         assert json.loads((whole / "config.json").read_text())["rope_theta"] == 1e6
 
