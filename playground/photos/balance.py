@@ -20,7 +20,7 @@ Candidate = tuple[str, Question]  # a question with the id of its picture
 
 
 def balanced(candidates: Sequence[Candidate], size: int, draw: random.Random) -> list[Candidate]:
-    """``size`` candidates: of each kind equally many; of its families, their groups and answers as equally as may be."""
+    """``size`` candidates: of each kind equally many; its families, their groups and answers as even as may be."""
     groups: dict[str, dict[str, dict[str, list[Candidate]]]] = {kind: {} for kind in KINDS}
     for candidate in candidates:
         question = candidate[1]

@@ -48,7 +48,7 @@ def beside(scene: Scene, draw: random.Random) -> list[str]:
     for one in scene.things:
         for other in scene.things:
             for axis in (0, 1):
-                if one is not other and (side := side_of(one, other, axis)):
+                if one.name != other.name and (side := side_of(one, other, axis)):
                     phrases.append(f"{spoken(one)} {DIRECTIONS[axis, side][0]} {spoken(other)}")
     return draw.sample(phrases, min(2, len(phrases)))
 
@@ -56,4 +56,5 @@ def beside(scene: Scene, draw: random.Random) -> list[str]:
 def colored(scene: Scene, draw: random.Random) -> list[str]:
     """``a green duck and a red apple``"""
     phrases = [f"{a(thing.color)} {thing.name}" for thing in scene.things if thing.color and thing.color != thing.name]
-    return [joined(draw.sample(phrases, min(2, len(phrases))))] if phrases else []
+    different = list(dict.fromkeys(phrases))
+    return [joined(draw.sample(different, min(2, len(different))))] if different else []

@@ -381,8 +381,8 @@ def relations(scene: Scene, lexicon: Lexicon, draw: random.Random) -> Iterator[Q
 
 def comparisons(scene: Scene, lexicon: Lexicon, draw: random.Random) -> Iterator[Question]:
     for one, other in pairs(scene, lexicon):
-        larger, smaller = (one, other) if one.pixels > other.pixels else (other, one)
-        if larger.pixels < CLEARLY_LARGER * smaller.pixels:
+        larger, smaller = (one, other) if one.size > other.size else (other, one)
+        if larger.size < CLEARLY_LARGER * smaller.size:
             continue
         rests_on = facts(f"{larger.name} larger than {smaller.name}")
         also_states = facts(there_is(one.name), there_is(other.name))

@@ -18,8 +18,8 @@ from playground.photos.cutouts import OPAQUE, Cutout, by_name
 from playground.photos.ocr import sign
 
 SIDE = 224  # pixels, of a picture
-SMALLEST, LARGEST = 62, 100  # pixels: square root of a thing's width times its height
-LONGEST = 130
+# Pixels: square root of a thing's width times its height. Alike for all things, or names would tell which is larger.
+SMALLEST, LARGEST = 58, 96
 FEWEST, MOST = 2, 5  # things in a scene
 SIGN_SHARE = 0.35  # scenes with a sign
 SAME_CATEGORY, SAME_NAME = 0.25, 0.08  # chance that a thing is chosen to be like one that is there
@@ -29,7 +29,7 @@ PLACES_TRIED = 60
 SHRINK = 0.92
 # Centres closer than this, in pixels, are neither left nor right (or above, below) of each other: one patch of 7 x 7.
 CLEAR = 32
-CLEARLY_LARGER = 1.6  # ratio of visible pixels
+CLEARLY_LARGER = 1.6  # ratio of width times height
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Thing:
     @property
     def centre(self) -> tuple[float, float]:
         return self.x + self.width / 2, self.y + self.height / 2
+
+    @property
+    def size(self) -> int:
+        return self.width * self.height
 
     @property
     def identity(self) -> str:
@@ -156,7 +160,7 @@ def pasted(scene_id: str, chosen: Sequence[Cutout], background: Image.Image, dra
 def scaled(cutout: Cutout, draw: random.Random) -> Image.Image:
     """The cut-out in a random size, perhaps mirrored; a sign is never mirrored."""
     width, height = cutout.image.size
-    scale = min(draw.uniform(SMALLEST, LARGEST) / sqrt(width * height), LONGEST / max(width, height))
+    scale = draw.uniform(SMALLEST, LARGEST) / sqrt(width * height)
     sprite = cutout.image.resize((round(scale * width), round(scale * height)), Image.Resampling.BICUBIC)
     mirrored = draw.random() < 0.5 and cutout.category != "sign"
     return sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else sprite
