@@ -12,15 +12,22 @@ import sys
 from pathlib import Path
 
 from llava.errors import exit_on_user_error
-from playground.photos import dataset, dino, fetch, stories
+from playground.photos import dataset, dino, features, fetch, language_model, smollm, stories
 
 
 def build(scale: str, data_root: Path, cache: Path) -> dict[str, Path]:
     """All parts by name, in the order in which they depend on each other."""
+    recipe = dataset.RECIPES[scale]
+    data = dataset.build(data_root, cache, recipe)
+    vision_tower = dino.build(cache)
     return {
-        "data": dataset.build(data_root, cache, dataset.RECIPES[scale]),
-        "vision_tower": dino.build(cache),
-        "language_model": stories.build(cache),
+        "data": data,
+        "vision_tower": vision_tower,
+        # The small one has to be taught what a question is; the large one was, and learns the rest in stage 2.
+        "language_model": (
+            language_model.build(cache, data, stories.build(cache), recipe) if scale == "cpu" else smollm.build(cache)
+        ),
+        "features": features.build(cache, data, vision_tower),
     }
 
 

@@ -37,7 +37,8 @@ export MM_CCRA_HIDDEN_DIM=$CCRA_WIDTH
 build_parts() { # leaves $data, and the variables that name the parts
     build playground.photos.build --scale "$SCALE"
     data=$(folder_of data)
-    export MODEL VISION_TOWER IMAGE_FOLDER=$data/images
+    export MODEL VISION_TOWER LLAVA_FEATURE_CACHE IMAGE_FOLDER=$data/images
     MODEL=$(folder_of language_model)
     VISION_TOWER=$(folder_of vision_tower)
+    LLAVA_FEATURE_CACHE=$(folder_of features)
 }

@@ -1,0 +1,179 @@
+"""stories15M, taught to read scenes: it answers the training scenes' questions from words on the tower's grid.
+
+A model that knows children's stories and no questions would have to learn in stage 2 to answer and to see at once,
+which takes far longer than a study on a CPU has. After this, a picture has to become what words are to it already.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+from llava.constants import IGNORE_INDEX
+from llava.tokenization import load_tokenizer
+from playground.cache import cached, recipe_key
+from playground.photos import cutouts, dataset, fetch, text
+from playground.photos.text import Grid, Sample
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """``questions`` in all and ``captions`` per scene are what it reads; ``noise`` is in standard deviations of a grid.
+
+    ``at_once`` questions about a scene share the reading of its grid.
+    """
+
+    seed: int = 0
+    side: int = 7
+    questions: int = 24_000
+    at_once: int = 6
+    captions: int = 2
+    noise: float = 0.3
+    steps: int = 700
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """``embeds [B, S, D]``, ``sees [B, 1, S, S]`` (added to attention's logits), ``positions``, ``labels [B, S]``."""
+
+    embeds: Tensor
+    sees: Tensor
+    positions: Tensor
+    labels: Tensor
+
+
+def embed_grids(grids: Sequence[Grid], table: Tensor) -> Tensor:
+    """Each patch as the sum of its words' embeddings: ``[B, N, D]`` of a table ``[V, D]``."""
+    words = [ids for grid in grids for ids in grid.words]
+    starts = torch.tensor([0, *(len(ids) for ids in words[:-1])]).cumsum(0)
+    vectors = F.embedding_bag(torch.cat(words), table, starts, mode="sum").split([len(grid.words) for grid in grids])
+    shares = pad_sequence([grid.shares.T for grid in grids], batch_first=True)
+    return shares.transpose(1, 2) @ pad_sequence(list(vectors), batch_first=True)
+
+
+def collate(samples: Sequence[Sample], table: Tensor, noise: float = 0.0) -> Batch:
+    """Lay prefix, grid and continuations side by side; each continuation is numbered on from the grid."""
+    grids = embed_grids([sample.grid for sample in samples], table)
+    grids = grids + noise * grids.detach().std() * torch.randn_like(grids)
+    ids = [torch.cat([sample.prefix, *sample.continuations]) for sample in samples]
+    # One lookup: each has a gradient as large as the table.
+    texts = F.embedding(torch.cat(ids), table).split([len(sample_ids) for sample_ids in ids])
+    embeds, parts, positions, labels = [], [], [], []
+    for sample, grid, text_embeds in zip(samples, grids, texts, strict=True):
+        lengths = [len(ids) for ids in sample.continuations]
+        place = len(sample.prefix)
+        start = place + len(grid)
+        embeds.append(torch.cat([text_embeds[:place], grid, text_embeds[place:]]))
+        # 0 is what all see; a continuation sees itself besides.
+        parts.append(torch.repeat_interleave(torch.tensor([start, *lengths])))
+        positions.append(torch.cat([torch.arange(start), *(torch.arange(start, start + n) for n in lengths)]))
+        labels.append(torch.cat([torch.full((start,), IGNORE_INDEX), *sample.labels]))
+    part = pad_sequence(parts, batch_first=True, padding_value=-1)
+    seen = (part.unsqueeze(1) == 0) | (part.unsqueeze(1) == part.unsqueeze(2))
+    return Batch(
+        embeds=pad_sequence(embeds, batch_first=True),
+        sees=torch.where(seen.tril(), 0.0, torch.finfo(torch.bfloat16).min).to(torch.bfloat16).unsqueeze(1),
+        positions=pad_sequence(positions, batch_first=True),
+        labels=pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
+    )
+
+
+def predictions(model: LlamaForCausalLM, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits ``[n, V]`` and labels ``[n]`` of the labelled places alone: the output matrix is most of the model."""
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.model(
+            inputs_embeds=batch.embeds, attention_mask=batch.sees, position_ids=batch.positions, use_cache=False
+        ).last_hidden_state
+        following = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        labelled = following != IGNORE_INDEX
+        return model.lm_head(hidden[labelled]).float(), following[labelled]
+
+
+def batches(samples: Sequence[Sample], recipe: Recipe) -> Iterator[list[Sample]]:
+    """``steps`` batches; every pass over the samples in a new order."""
+    draw = random.Random(recipe.seed)
+    waiting: list[Sample] = []
+    for _ in range(recipe.steps):
+        if len(waiting) < recipe.batch_size:
+            waiting = draw.sample(samples, len(samples))
+        yield [waiting.pop() for _ in range(recipe.batch_size)]
+
+
+def train(model: LlamaForCausalLM, samples: Sequence[Sample], recipe: Recipe) -> None:
+    """Train in place, in bfloat16 under autocast."""
+    torch.manual_seed(recipe.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.1
+    )
+    progress = tqdm(batches(samples, recipe), total=recipe.steps, desc="adapt language model", unit="step")
+    model.train()
+    for step, batch in enumerate(progress):
+        loss = F.cross_entropy(*predictions(model, collate(batch, model.get_input_embeddings().weight, recipe.noise)))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 10 == 0:
+            progress.set_postfix(loss=f"{loss.item():.3f}")
+    model.eval()
+
+
+@torch.inference_mode()
+def accuracy(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, data: Path, tier: str, recipe: Recipe
+) -> dict[str, float]:
+    """Share of a tier's questions that are answered from the true grid, by kind and as ``all``."""
+    scenes = text.read_scenes(data, tier)
+    marks: dict[str, list[bool]] = defaultdict(list)
+    for question in text.read_json(data / "gqa" / "data" / f"{tier}_balanced_questions.json").values():
+        grid = text.grid_of(scenes[question["imageId"]], data, recipe.side, tokenizer)
+        sample = text.chat_sample(grid, [(question["question"], question["answer"])], tokenizer)
+        logits, labels = predictions(model, collate([sample], model.get_input_embeddings().weight))
+        right = bool((logits.argmax(dim=-1) == labels).all())
+        for kind in (question["types"]["detailed"], "all"):
+            marks[kind].append(right)
+    return {kind: sum(right) / len(right) for kind, right in marks.items()}
+
+
+def samples_of(
+    data: Path, shelf: cutouts.Shelf, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, data_recipe: dataset.Recipe
+) -> list[Sample]:
+    """Questions and captions about every training scene."""
+    scenes = text.read_scenes(data, "train")
+    grids = {key: text.grid_of(scene, data, recipe.side, tokenizer) for key, scene in scenes.items()}
+    samples = [text.caption_sample(grids[key], scene, recipe.captions, tokenizer) for key, scene in scenes.items()]
+    asked = text.more_questions(scenes.values(), shelf, data_recipe, recipe.questions)
+    for key, questions in tqdm(asked.items(), desc="tokenize", unit="scene"):
+        for start in range(0, len(questions), recipe.at_once):
+            samples.append(text.chat_sample(grids[key], questions[start : start + recipe.at_once], tokenizer))
+    return samples
+
+
+def make(folder: Path, cache: Path, data: Path, start: Path, recipe: Recipe, data_recipe: dataset.Recipe) -> None:
+    """Adapt the model in ``start``; write it, with its tokenizer, into the existing ``folder``."""
+    tokenizer = load_tokenizer(str(start))
+    model = LlamaForCausalLM.from_pretrained(start)
+    shelf = cutouts.load(fetch.stamps(cache), data_recipe.seed)
+    train(model, samples_of(data, shelf, tokenizer, recipe, data_recipe), recipe)
+    for kind, share in accuracy(model, tokenizer, data, "val", recipe).items():
+        tqdm.write(f"answered from true words on the grid: {kind:12}{share:7.1%}")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def build(cache: Path, data: Path, start: Path, data_recipe: dataset.Recipe, recipe: Recipe = Recipe()) -> Path:
+    """Adapt the language model in ``start`` to ``data`` once per recipe; return its folder."""
+    key = recipe_key(asdict(recipe) | {"data": data.name, "start": start.name}, [Path(__file__), Path(text.__file__)])
+    return cached(cache, "language_model", key, lambda folder: make(folder, cache, data, start, recipe, data_recipe))
