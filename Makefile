@@ -41,9 +41,15 @@ demo-photos: $(STAMPS)/demo ## the same on photographs with pretrained parts, CP
 chat: $(STAMPS)/serve ## chat in the browser, with the demo's model or ARGS="--model-path ..."
 	$(BIN)/python -m llava.serve.app $(ARGS)
 
+TESTED := dev,train,demo,eval,serve,browser
+
 .PHONY: test
-test: $(STAMPS)/dev,train,demo,eval,serve ## run the tests
+test: $(STAMPS)/$(TESTED) ## run the tests (those of the web page need Chromium: apt-get install chromium)
 	$(BIN)/python -m pytest $(TEST_ARGS) $(ARGS)
+
+.PHONY: screenshots
+screenshots: $(STAMPS)/$(TESTED) ## take docs/images of the chat anew, with Chromium and the demo's model (ARGS: the chat's)
+	SCREENSHOTS=docs/images CHAT_FLAGS='$(ARGS)' $(BIN)/python -m pytest tests/llava/serve/test_browser.py
 
 .PHONY: lint
 lint: $(STAMPS)/dev ## ruff and shellcheck, nothing is changed

@@ -66,7 +66,7 @@ EXTRAS = {
         "types-requests>=2.31",  # stubs; no code of theirs runs, so the newest will do
         "types-tqdm>=4.60",  # stubs, likewise
     ],
-    "browser": ["playwright>=1.50,<2"],  # tests of the page in a Chromium that is installed
+    "browser": ["playwright>=1.50,<2"],  # the page's test drives the system's Chromium with it; none is downloaded
     "docs": [
         "mkdocs>=1.6,<2",  # 2 is announced with another configuration
         "mkdocstrings[python]>=0.29,<2",  # 0.29 reads PEP 695 syntax; API pages from docstrings

@@ -128,7 +128,8 @@ def build_demo(events: Events, embed: bool = False, concurrency: int = 16, examp
         examples: folder of pictures and questions to begin with; see :func:`read_examples`.
     """
     suggested = read_examples(examples)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(FILE_LIFE, FILE_LIFE)) as demo:
+    life = (FILE_LIFE, FILE_LIFE)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=life) as demo:
         state, maps, url_params = gr.State(new_dialogue), gr.State(None), gr.JSON(visible="hidden")
         if not embed:
             gr.Markdown(HEADER)
@@ -170,7 +171,7 @@ def build_demo(events: Events, embed: bool = False, concurrency: int = 16, examp
                     labels = ("👍  Upvote", "👎  Downvote", "⚠️  Flag", "🔄  Regenerate", "🗑️  Clear")
                     five = [gr.Button(label, size="md", min_width=100, interactive=False) for label in labels]
         with suggestions:  # below its picture, now that the text box is there
-            gr.Examples(suggested, [image, textbox])
+            gr.Examples(suggested, [image, textbox], elem_id="examples")
         attention = _build_panel(events, state, maps)
         if not embed:
             gr.Markdown(TERMS.format(storage=STORES if events.log.folder else STORES_NOTHING))

@@ -109,12 +109,11 @@ def layer_weights(maps: Maps) -> dict[str, list[Any]]:
 
 
 def word_weights(maps: Maps) -> tuple[list[tuple[str, float]], str]:
-    """The question's tokens with their importance between the least (0) and the greatest (1), and a caption."""
+    """The question's tokens, each with its importance relative to the greatest, and a caption."""
     alpha = maps["pictures"][0]["alpha"]
     low, high = min(alpha, default=0.0), max(alpha, default=0.0)
-    stretched = [(value - low) / max(high - low, 1e-12) for value in alpha]
-    caption = f"Importance of the question's tokens (alpha): {low:.3g} to {high:.3g}"
-    return list(zip(maps["words"], stretched, strict=True)), caption
+    words = [(word, value / (high or 1.0)) for word, value in zip(maps["words"], alpha, strict=True)]
+    return words, f"Importance of the question's tokens (alpha): {low:.3g} to {high:.3g}"
 
 
 def pinned_words(maps: Maps, picture: Image.Image) -> tuple[Image.Image, list[tuple[np.ndarray, str]]]:

@@ -1,28 +1,43 @@
-"""The page in a real Chromium. Needs one that is installed, and ``pip install -e .[browser]``; else it is skipped."""
+"""The page in a real Chromium, through Playwright; skipped where there is none (Debian: ``apt-get install chromium``).
+
+The visit can be made to a trained model, and leave the pictures that README and docs show::
+
+    make screenshots                                      # the demo's model and its first example, into docs/images
+    make screenshots ARGS="--model-path ./checkpoints/llava-v1.5-7b-ccra --examples my_examples"
+"""
 
 import json
+import os
+import shlex
 import shutil
 import threading
+from io import BytesIO
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from llava.serve import app
-from llava.serve.gradio_web_server import EXAMPLES
 
 from .conftest import free_port
 
-playwright = pytest.importorskip("playwright.sync_api")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SCREENSHOTS = os.environ.get("SCREENSHOTS")  # folder to leave them in
+CHAT_FLAGS = shlex.split(os.environ.get("CHAT_FLAGS", ""))
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
+expect = playwright.expect
+PATIENCE = 90_000  # ms; the machine may be busy
 
 
 @pytest.fixture(scope="module")
-def chat(ccra_folder):
-    """The address of a running chat."""
+def chat(request):
+    """The address of a running chat: with the demo's model for screenshots, else with a tiny random one."""
+    flags = CHAT_FLAGS if SCREENSHOTS else ["--model-path", str(request.getfixturevalue("ccra_folder"))]
     port, until = free_port(), threading.Event()
-    flags = ["--model-path", str(ccra_folder), "--device", "cpu", "--port", str(port)]
-    running = threading.Thread(target=app.run, args=(app.build_parser().parse_args(flags), until))
+    args = app.build_parser().parse_args([*flags, "--port", str(port), "--device", "cpu"])
+    running = threading.Thread(target=app.run, args=(args, until))
     running.start()
     yield f"http://127.0.0.1:{port}"
     until.set()
@@ -33,18 +48,31 @@ def chat(ccra_folder):
 def page(chat):
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 1400})
-        page.set_default_timeout(60_000)
+        page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        page.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
         yield page
         browser.close()
+
+
+def photograph(shot: bytes, name: str) -> None:
+    """Keep a screenshot small: WebP of the whole page or of one part."""
+    if SCREENSHOTS:
+        file = Path(SCREENSHOTS) / f"{name}.webp"
+        Image.open(BytesIO(shot)).convert("RGB").save(file, quality=80, method=6)
+        assert file.stat().st_size < 150_000
+
+
+def natural_size(image) -> list[int]:
+    """Width and height of a picture that has arrived."""
+    image.evaluate("image => image.decode()")
+    return image.evaluate("image => [image.naturalWidth, image.naturalHeight]")
 
 
 def test_a_visit(chat, page, tmp_path):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
-    expect = playwright.expect
-    expect.set_options(timeout=60_000)
-    for _ in range(300):  # the model may still be loading
+    for _ in range(600):  # the model may still be loading
         try:
             page.goto(chat)
             break
@@ -54,36 +82,54 @@ def test_a_visit(chat, page, tmp_path):
     buttons = {name: page.locator("#buttons button", has_text=name) for name in ("Upvote", "Regenerate", "Clear")}
     expect(buttons["Clear"]).to_be_disabled()
 
-    # upload, ask, streamed text
-    page.set_input_files("input[type=file]", str(EXAMPLES / "shapes.jpg"))
+    # an example, or an upload and a question of our own; streamed text
+    if SCREENSHOTS:
+        page.locator("#examples tbody tr").first.click()
+        expect(box).not_to_have_value("")
+    else:
+        page.set_input_files("input[type=file]", str(app.EXAMPLES / "shapes.jpg"))
+        box.fill("What <b>shape</b> is this?")
     page.get_by_label("Remove Image").wait_for()
-    box.fill("What <b>shape</b> is this?")
+    question = box.input_value()
     box.press("Enter")
     bot = page.locator("#chatbot .bot.message").last
-    expect(bot).to_contain_text("▌")
+    if not SCREENSHOTS:  # the answer of a trained model may be a single word
+        expect(bot).to_contain_text("▌")
     expect(buttons["Upvote"]).to_be_enabled()
     expect(bot).not_to_contain_text("▌")
-    assert len(bot.inner_text()) > 20
-    expect(page.locator("#chatbot")).to_contain_text("What <b>shape</b> is this?")
-    assert page.locator("#chatbot img").first.evaluate("image => image.naturalWidth") == 448
+    assert bot.inner_text().strip()
+    expect(page.locator("#chatbot")).to_contain_text(question.partition("\n")[0])
+    size = natural_size(page.locator("#chatbot img").first)
+    assert max(size) == 448 or SCREENSHOTS
 
     # the attention panel: maps in the picture's own shape, another layer, the numbers
     panel = page.locator("#attention")
-    expect(panel).to_contain_text("PWCA")
+    expect(panel).to_contain_text("PWCA weighs")
     drawn = panel.locator("img")
     expect(drawn).to_have_count(4)
-    sizes = [image.evaluate("image => [image.naturalWidth, image.naturalHeight]") for image in drawn.all()]
-    assert sizes == [[448, 300]] * 4
-    expect(panel).to_contain_text("LPWCA, layer 3")
+    shapes = [natural_size(image) for image in drawn.all()]
+    assert shapes == [shapes[0]] * 4
+    assert max(shapes[0]) == 448
+    assert shapes[0][0] * size[1] == pytest.approx(shapes[0][1] * size[0], rel=0.01)
+    expect(panel.locator("canvas, svg.marks")).to_be_visible()  # the curve is drawn last
+    end = panel.bounding_box()
+    whole = {"x": 0, "y": 0, "width": page.viewport_size["width"], "height": end["y"] + end["height"] + 16}
+    photograph(page.screenshot(full_page=True, clip=whole), "chat")
+    photograph(panel.screenshot(), "attention")
+
+    with page.expect_download() as download:
+        panel.get_by_text("Download the numbers").click()
+    download.value.save_as(tmp_path / "numbers.json")
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    layers = numbers["layers"]
+    assert len(numbers["pictures"][0]["lpwca"]) == len(layers)
+    middle = len(layers) // 2
+    expect(panel).to_contain_text(f"LPWCA, layer {layers[middle]}:")
     slider = panel.locator("input[type=range]")
     slider.focus()
     slider.press("ArrowRight")
     slider.dispatch_event("pointerup")
-    expect(panel).to_contain_text("LPWCA, layer 4")
-    with page.expect_download() as download:
-        panel.get_by_text("Download the numbers").click()
-    download.value.save_as(tmp_path / "numbers.json")
-    assert len(json.loads((tmp_path / "numbers.json").read_text())["pictures"][0]["lpwca"]) == 5
+    expect(panel).to_contain_text(f"LPWCA, layer {layers[middle + 1]}:")
 
     # a vote, once more, a new dialogue
     buttons["Upvote"].click()
