@@ -11,28 +11,28 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 case $SCALE in
     cpu)
         STAGE1=(BATCH_SIZE=32 EPOCHS=1 LEARNING_RATE=2e-3)
-        STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=1)
+        STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=1 MM_CCRA_HIDDEN_DIM=64)
         LEARNING_RATE=5e-4
         LEARNING_RATES=2e-4,5e-4,1.2e-3
-        CCRA_WIDTH=64
+        TRAINER=playground/photos/train.py
         ;;
     gpu)
         STAGE1=(BATCH_SIZE=64 EPOCHS=1 LEARNING_RATE=1e-3)
-        STAGE2=(BATCH_SIZE=32 GLOBAL_BATCH=32 EPOCHS=1)
+        STAGE2=(BATCH_SIZE=32 GLOBAL_BATCH=32 EPOCHS=1 MM_CCRA_HIDDEN_DIM=128)
         LEARNING_RATE=2e-4
         LEARNING_RATES=5e-5,2e-4,8e-4
-        CCRA_WIDTH=128
+        TRAINER=llava/train/train_mem.py
         ;;
     *) fail 2 "SCALE=$SCALE: must be cpu or gpu" ;;
 esac
-
 # The shortest of LLaVA's templates, without a system prompt: half of a step's tokens would be the same words.
-export VERSION=mistral_instruct CONV_MODE=mistral_instruct
-# Pictures are squares of the tower's own size, their features are cached: a process that reads ahead has nothing to do.
-export WORKERS=0 IMAGE_ASPECT_RATIO=pad BF16=True
-STAGE1+=(VERSION=plain)
+CONV_MODE=mistral_instruct
+# No process reads pictures ahead: their features are cached, and the cores are the model's.
+BOTH=(TRAINER="$TRAINER" VERSION="$CONV_MODE" BF16=True OPTIM=adamw_torch_fused IMAGE_ASPECT_RATIO=pad WORKERS=0)
+STAGE1=("${BOTH[@]}" VERSION=plain "${STAGE1[@]}")
+STAGE2=("${BOTH[@]}" "${STAGE2[@]}")
 TIERS=(test_cutouts_balanced test_combinations_balanced)
-export MM_CCRA_HIDDEN_DIM=$CCRA_WIDTH
+export CONV_MODE WORKERS=0 # of evaluations
 
 build_parts() { # leaves $data, and the variables that name the parts
     build playground.photos.build --scale "$SCALE"

@@ -17,16 +17,14 @@ adapter=$(finished_stage1 "$MODEL" "$VISION_TOWER")
 # The demo's recipe, and layers that a tower of twelve blocks has.
 python -m ccra_patch.sweep \
     --train MODEL="$MODEL" VISION_TOWER="$VISION_TOWER" ADAPTER="$adapter" DATA="$data/finetune.json" \
-    IMAGE_FOLDER="$IMAGE_FOLDER" VERSION="$VERSION" IMAGE_ASPECT_RATIO="$IMAGE_ASPECT_RATIO" BF16="$BF16" WORKERS=0 \
-    LAUNCHER=python REPORT_TO=none GRADIENT_CHECKPOINTING=False SAVE_STEPS=100000 LOGGING_STEPS=25 \
-    "${STAGE2[@]}" MM_CCRA_HIDDEN_DIM="$CCRA_WIDTH" \
+    IMAGE_FOLDER="$IMAGE_FOLDER" "${STAGE2[@]}" EXTRA_ARGS="--save_strategy no" \
     MM_DENSE_CONNECTOR_DCI_LAYERS="0 1 2 3 4 5 6 7 8 9 10 11" MM_DENSE_CONNECTOR_DCI_GROUP_SIZE=6 \
     MM_MMFUSER_LAYERS="2 4 6 9" MM_MMFUSER_HEADS=6 \
     MM_IGVA_LAYERS="1 2 3 4 5 6 7 8 9 10 11 12" MM_IGVA_GROUP_SIZE=3 MM_IGVA_HIDDEN_DIM=128 \
     MM_MLVF_ED_LAYERS="4 8 12" \
     --search LEARNING_RATE="$LEARNING_RATES" \
     --search-eval TIER=val_balanced SPLIT=llava_gqa_val_balanced \
-    --eval DATA="$data/gqa" CONV_MODE="$CONV_MODE" BATCH_SIZE=50 WORKERS=0 PUBLISHED=0 \
+    --eval DATA="$data/gqa" CONV_MODE="$CONV_MODE" BATCH_SIZE=50 \
     --evaluation new_cutouts TIER=test_cutouts_balanced SPLIT=llava_gqa_test_cutouts_balanced \
     --evaluation new_combinations TIER=test_combinations_balanced SPLIT=llava_gqa_test_combinations_balanced \
     "$@"
