@@ -16,8 +16,8 @@
 
 ``val`` is drawn as training is. ``test_cutouts`` shows only pictures of things that training never showed: others of
 names that it knows, and some of names that it does not, which questions then call by their category. Every picture of
-``test_combinations`` holds two names (or a name and a sign's word) that training never showed nor named together, and
-every question about two things is about such a pair; a question about one thing is about one of such a pair.
+``test_combinations`` holds two names (or a name and a sign's word) that training never showed nor named together;
+every question that names two things names such a pair, and every other one is about one of such a pair, if about any.
 
 ``annotations.question`` gives, for a word of the question (by its number), the objects that it asks about: one id, or
 several joined by commas ("How many birds ..."). A question about what is not there has none. ``types.detailed`` is the
@@ -117,11 +117,9 @@ def lexicon(shelf: Shelf, pairs: Combinations, new_combinations: bool) -> Lexico
 
 
 def suits(question: Question, scene: Scene, pairs: Combinations) -> bool:
-    """Whether a question that names one thing belongs to the test of combinations: the thing is one of a new pair."""
-    if len(question.things) != 1:
-        return True
-    asked = next(thing for thing in scene.things if thing.id in question.things)
-    return any(pairs.hold_out(asked.identity, other.identity) for other in scene.things)
+    """Whether a question belongs to the test of combinations: it is about one of a new pair, or about nothing."""
+    asked = [thing for thing in scene.things if thing.id in question.things]
+    return not asked or any(pairs.hold_out(one.identity, other.identity) for one in asked for other in scene.things)
 
 
 def fill(tier: Tier, recipe: Recipe, shelf: Shelf, backgrounds: tuple[Image.Image, ...], folder: Path) -> Filled:
