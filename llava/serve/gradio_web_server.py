@@ -55,7 +55,7 @@ SAVE_JSON = """(maps) => {
 # No fonts from elsewhere: the page works offline and tells nobody of its visitors.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 # Captions stand above the maps, not on them.
-STYLE = "#attention label[data-testid='block-label'] { position: static; border: 0; }"
+STYLE = "#attention .block:not(#pins) > label[data-testid='block-label'] { position: static; border: 0; }"
 FILE_LIFE = 3600  # seconds that Gradio's copies of uploaded and drawn pictures stay on disk
 
 
@@ -215,7 +215,7 @@ def _build_panel(events: Events, state: gr.State, maps: gr.State) -> list[Any]:
                     1, 2, step=1, label="Middle picture: which of the layers, from shallow to deep", visible=False
                 )
                 save = gr.Button("Download the numbers (JSON)", visible=False)
-        pins = gr.AnnotatedImage(label="AttAnchor: pinned words", height=320, visible=False)
+        pins = gr.AnnotatedImage(label="AttAnchor: pinned words", elem_id="pins", height=380, visible=False)
     numbers = gr.JSON(visible="hidden")
     slider.release(events.show_layer, [state, maps, slider], pictures[1])
     save.click(lambda maps: maps, maps, numbers, api_name="numbers").then(None, numbers, None, js=SAVE_JSON)
