@@ -48,7 +48,7 @@ from llava.eval.observe import Checkpoint, observe
 from llava.eval.provenance import environment, fingerprint
 from llava.eval.records import read_json, read_json_lines, write_json
 
-READINGS = ("positive", "factor", "softmax")
+LAYER = "LPWCA, layer "
 
 
 @dataclass(frozen=True)
@@ -107,16 +107,16 @@ def score(mass: Tensor, truth: Truth) -> dict[str, float]:
     }
 
 
-def maps_of(call: Call, row: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """One image's maps by name, each by reading; of the steps that the model has."""
+def maps_of(call: Call, row: int, layers: Sequence[int]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """One image's maps by name, each by reading; of the steps that the model has, on the hidden states ``layers``."""
     maps = {name: value[row].double() for name, value in vars(call.maps).items()}
     if isinstance(call.attention.pwca, PWCA):
         yield "PWCA", masses(maps["pwca"])
     if isinstance(call.attention.lpwca, LPWCA):
-        layers = masses(maps["lpwca"])
-        yield "LPWCA", {name: maps["layer_weights"] @ mass for name, mass in layers.items()}
-        for number in range(len(maps["lpwca"])):
-            yield f"LPWCA, layer {number + 1}", {name: mass[number] for name, mass in layers.items()}
+        by_layer = masses(maps["lpwca"])
+        yield "LPWCA", {reading: maps["layer_weights"] @ mass for reading, mass in by_layer.items()}
+        for place, index in enumerate(layers):
+            yield f"{LAYER}{index}", {reading: mass[place] for reading, mass in by_layer.items()}
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def measure(checkpoint: Checkpoint, questions: Sequence[Asked], folder: Path, **
             truth = read_truth(question.mask, question.objects, question.asked, side)
             maps = {
                 name: {reading: score(mass.cpu(), truth) for reading, mass in readings.items()}
-                for name, readings in maps_of(call, row)
+                for name, readings in maps_of(call, row, checkpoint.layers)
             }
             weights = call.maps.layer_weights[row].tolist()
             records.append(
@@ -199,10 +199,12 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Markdown, in percent: a row per map and reading."""
+    """Markdown, in percent: a row per map and reading; single layers by their positive scores only."""
     lines = [["map", "mass", "on the object", "its area", "pointing", "on other objects", "their area"]]
     for name, readings in summary["maps"].items():
         for reading, numbers in readings.items():
+            if name.startswith(LAYER) and reading != "positive":
+                continue
             cells = (numbers[key] for key in ("energy", "area", "pointing", "others_energy", "others_area"))
             lines.append([name, reading, *map(_percent, cells)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
