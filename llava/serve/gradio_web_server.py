@@ -95,14 +95,18 @@ def read_examples(folder: Path) -> list[list[str]]:
     return examples
 
 
-def telling_why(box: gr.Image) -> gr.Image:
-    """The same box, which also tells the visitor why it does not take a picture.
+def guarded(box: gr.Image) -> gr.Image:
+    """The same box, which takes uploads only, and tells the visitor why it does not take a picture.
 
-    Not a subclass: Gradio writes a stub file beside the module of every component class.
+    Gradio itself opens whatever file a hand-made request names, as long as the request does not call it a file. Not a
+    subclass: Gradio writes a stub file beside the module of every component class.
     """
-    take = box.preprocess
+    take, uploads = box.preprocess, Path(box.GRADIO_CACHE).resolve()
 
     def preprocess(payload: Any) -> Any:
+        if payload is not None and not Path(payload.path).resolve().is_relative_to(uploads):
+            logger.warning("a request named the file %s, which nobody uploaded", payload.path)
+            raise gr.Error("The picture was not uploaded; choose it on the page.", print_exception=False)
         try:
             return take(payload)
         except Image.DecompressionBombError as error:
@@ -138,7 +142,7 @@ def build_demo(events: Events, embed: bool = False, concurrency: int = 16, examp
             with gr.Column(scale=3):
                 with gr.Row(elem_id="model_selector_row"):
                     model = gr.Dropdown(choices=[], interactive=True, show_label=False, container=False)
-                image = telling_why(gr.Image(type="pil", label="Picture"))
+                image = guarded(gr.Image(type="pil", label="Picture"))
                 mode = gr.Radio(
                     ["Crop", "Resize", "Pad", "Default"],
                     value="Default",

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import gradio_client
+import httpx
 import pytest
 from PIL import Image
 
@@ -154,6 +155,27 @@ def test_what_is_wrong_with_a_picture_is_told(start, page, tmp_path):
         session.add("What?", tmp_path / "bomb.png")
     with pytest.raises(gradio_client.exceptions.AppError, match="cannot be read as a picture; upload a whole PNG"):
         session.add("What?", tmp_path / "text.png")
+
+
+def send(url: str, event: str, data: list) -> dict:
+    """What a hand-made request gets for an event, past every client."""
+    config = httpx.get(f"{url}/config").json()
+    number = next(d["id"] for d in config["dependencies"] if d["api_name"] == event)
+    request = {"data": data, "fn_index": number, "session_hash": "hand-made"}
+    httpx.post(f"{url}/gradio_api/queue/join", json=request).raise_for_status()
+    with httpx.stream("GET", f"{url}/gradio_api/queue/data?session_hash=hand-made", timeout=20) as stream:
+        messages = (json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:"))
+        return next(message for message in messages if message["msg"] == "process_completed")
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}])
+def test_no_path_of_a_request_is_opened(meta, start, page, red):
+    session = page(start.controller())
+    said = send(session.url.rstrip("/"), "add_text", [None, "What?", {"path": str(red)} | meta, "Default"])
+    assert not said["success"]
+    assert "base64" not in json.dumps(said)
+    for path in (red, "README.md", EXAMPLES / "../panel.py"):
+        assert httpx.get(f"{session.url}gradio_api/file={path}").status_code == 403
 
 
 def test_moderation_without_a_key_is_refused_at_the_start(monkeypatch, tmp_path, capsys):
