@@ -36,6 +36,7 @@ OPTIONAL = {
     "deepspeed": ("ZeRO, the scripts' default launcher", 'pip install -e ".[train]"'),
     "flash_attn": ("FlashAttention 2", 'pip install --no-build-isolation -e ".[flash]" (needs nvcc)'),
     "bitsandbytes": ("--bits 4 and 8, --load-4bit", 'pip install -e ".[quant]"'),
+    "numba": ("training pictures resized several times faster", 'pip install -e ".[train]"'),
     "wandb": ("--report_to wandb", 'pip install -e ".[train]"'),
     "tensorboard": ("--report_to tensorboard", 'pip install -e ".[train]"'),
     "gradio": ("the web chat", 'pip install -e ".[serve]"'),
