@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from playground.photos import cutouts, dataset, scenery
 
-CATALOG = {
+CATALOG: dict[str, dict[str, tuple[str, ...]]] = {
     "mammal": {"cow": ("cow-1", "cow-2"), "fox": ("fox",), "pig": ("pig-1", "pig-2"), "lion": ("lion",)},
     "fruit": {"apple": ("apple-1", "apple-2", "apple-3"), "lemon": ("lemon",), "kiwi": ("kiwi-1", "kiwi-2")},
     "ball": {"ball": ("ball-1", "ball-2", "ball-3", "ball-4")},
