@@ -152,7 +152,7 @@ def train(
 def accuracy(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, data: Path, recipe: Recipe, count: int | None = None
 ) -> dict[str, float]:
-    """Share of validation questions (all or the first ``count``) answered from the true grid, by kind and as ``all``."""
+    """Share of validation questions (or the first ``count``) answered from the true grid, by kind and as ``all``."""
     scenes = text.read_scenes(data, "val")
     marks: dict[str, list[bool]] = defaultdict(list)
     questions = text.read_json(data / "gqa" / "data" / "val_balanced_questions.json").values()
