@@ -194,7 +194,7 @@ def build_demo(events: Events, embed: bool = False, concurrency: int = 16, examp
             emptied(events.clear, None, [*turn, maps]).then(events.show_panel, [state, maps], attention)
         for button, kind in zip(voting, ("upvote", "downvote", "flag"), strict=True):
             button.click(events.vote(kind), [state, model], [textbox, *five[:VOTES]], api_name=kind)
-        demo.load(events.load_page, url_params, [state, model, notice], js=READ_URL)
+        demo.load(events.load_page, url_params, [model, notice], js=READ_URL)
     return demo
 
 

@@ -64,7 +64,10 @@ class Events:
     moderate: bool = False
 
     async def load_page(self, url_params: dict[str, str] | None) -> Changes:
-        """A new visitor: an empty dialogue, the models there are, the one that the address asks for, a notice."""
+        """A new visitor: the models there are, the one that the address asks for, a notice.
+
+        The dialogue is left alone: who is quick has asked something before this has ended.
+        """
         notice = ""
         if self.reload or not self.models.names:
             try:
@@ -76,7 +79,7 @@ class Events:
             notice = notice or "⚠️ No model is ready. A worker may still be loading one: reload this page in a moment."
         asked = (url_params or {}).get("model")
         chosen = asked if asked in names else next(iter(names), None)
-        return new_dialogue(), gr.update(choices=names, value=chosen), notice
+        return gr.update(choices=names, value=chosen), notice
 
     def add_text(self, state: Conversation, text: str, image: Image.Image | None, mode: str) -> Changes:
         """The question into the dialogue; an empty one without a picture, or one that moderation flags, is left out."""

@@ -18,8 +18,12 @@ import pytest
 from PIL import Image
 
 from llava.serve import app
+from llava.serve.client import Client
+from llava.serve.conversation_log import ConversationLog
+from llava.serve.gradio_web_server import build_demo, launch
+from llava.serve.page_events import Events
 
-from .conftest import free_port
+from .conftest import Talker, free_port, wait_for
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -45,14 +49,21 @@ def chat(request):
 
 
 @pytest.fixture(scope="module")
-def page(chat):
+def browser():
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 1000})
-        page.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
-        yield page
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A tab."""
+    page = browser.new_page(viewport={"width": 1200, "height": 1000})
+    page.set_default_timeout(PATIENCE)
+    yield page
+    page.close()
 
 
 def photograph(shot: bytes, name: str) -> None:
@@ -141,3 +152,23 @@ def test_a_visit(chat, page, tmp_path):
     expect(panel.locator("img")).to_have_count(0)
     outside = [url for url in asked if not url.startswith((chat, "data:", "blob:"))]
     assert outside == []
+
+
+@pytest.mark.skipif(SCREENSHOTS is not None, reason="there is nothing to see")
+def test_a_closed_tab_ends_the_answer_and_frees_the_slot(start, page):
+    controller = start.controller()
+    talker = Talker(words=10_000, pause=0.02)
+    served = start.worker(talker, controller=controller, slots=1)
+    demo = build_demo(Events(Client(controller), ConversationLog(None)))
+    try:
+        page.goto(launch(demo, "127.0.0.1", free_port(), block=False))
+        expect(page.locator("#model_selector_row input")).to_have_value("llava-v1.5-talker")
+        box = page.get_by_placeholder("Enter text and press ENTER")
+        box.fill("Tell me everything.")
+        box.press("Enter")
+        expect(page.locator("#chatbot .bot.message").last).to_contain_text("7 8 9")
+        page.close()
+        wait_for(lambda: talker.ended == ["given up"], seconds=30)
+        wait_for(lambda: served.worker.jobs.queue_length == 0)
+    finally:
+        demo.close(verbose=False)

@@ -1,6 +1,7 @@
 """The terminal chat: prompts, turns, ends, errors."""
 
 import builtins
+import re
 from ast import literal_eval
 
 import pytest
@@ -91,10 +92,15 @@ def test_the_dialogue_holds_no_special_tokens_and_ends_at_its_stop_string(run, s
     assert len(engine.asked[1].pictures) == 1
 
 
-def test_a_turn_that_fails_is_left_out_and_its_picture_asked_about_again(run, scripted):
+def test_a_turn_that_fails_is_left_out_and_its_picture_asked_about_again(run, scripted, caplog):
     engine = scripted(RuntimeError("CUDA out of memory."), "A cup.")
     printed, _ = run("What?", "And now?", model="llava-v1.5-7b")
-    assert "error: the model ran out of memory (CUDA out of memory.)" in printed.err
+    told = re.search(
+        r"^error: the model ran out of memory \(CUDA out of memory\.\).* \(error id (\w+)\)$", printed.err, re.M
+    )
+    (record,) = caplog.records
+    assert told[1] in record.getMessage()
+    assert record.exc_info[0] is RuntimeError
     assert "<image>\nAnd now?" in engine.asked[1].prompt
     assert "What?" not in engine.asked[1].prompt
 

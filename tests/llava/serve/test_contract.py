@@ -21,6 +21,7 @@ from llava.serve import cli, controller, gradio_web_server, model_worker, protoc
 from llava.serve import test_message as message_program
 from llava.serve.client import Client, Models
 from llava.serve.conversation_log import ConversationLog
+from llava.serve.dialogue import new_dialogue
 from llava.serve.gradio_web_server import build_demo
 from llava.serve.page_events import Events
 
@@ -278,9 +279,9 @@ def _chat(client: Client) -> str:
 
     async def visit() -> str:
         events = Events(client, ConversationLog(None))
-        state, *_ = await events.load_page({})
+        await events.load_page({})
         assert events.models == Models([NAME], events.models.conv_modes)
-        state, *_ = events.add_text(state, "What is it?", None, "Default")
+        state, *_ = events.add_text(new_dialogue(), "What is it?", None, "Default")
         visitor = SimpleNamespace(client=None)
         shown = [changes[1] async for changes in events.http_bot(state, NAME, 0.2, 0.7, 512, True, visitor)]
         return shown[-1][-1]["content"]

@@ -161,21 +161,21 @@ class TestLoading:
     def test_the_address_chooses_the_model(self, events):
         page = events()
         page.models = Models(["a", "b"])
-        assert load(page)[1]["value"] == "a"
-        assert load(page, model="b")[1]["value"] == "b"
-        assert load(page, model="nobody")[1]["value"] == "a"
+        assert load(page)[0]["value"] == "a"
+        assert load(page, model="b")[0]["value"] == "b"
+        assert load(page, model="nobody")[0]["value"] == "a"
 
     def test_the_list_is_read_once_or_each_time_and_again_when_empty(self, events):
         new = MadeUp(["new"])
-        assert load(events(new))[1]["choices"] == ["m"]
-        assert load(events(new, reload=True))[1]["choices"] == ["new"]
+        assert load(events(new))[0]["choices"] == ["m"]
+        assert load(events(new, reload=True))[0]["choices"] == ["new"]
         empty = Events(new, ConversationLog(None))
-        assert load(empty)[1:] == (gr.update(choices=["new"], value="new"), "")
+        assert load(empty) == (gr.update(choices=["new"], value="new"), "")
 
     def test_what_keeps_models_away_is_said(self, events):
         away = Events(MadeUp(error=UserError("the controller does not answer")), ConversationLog(None))
-        assert load(away)[2] == "⚠️ the controller does not answer; reload this page in a moment."
-        assert "No model is ready" in load(Events(MadeUp([]), ConversationLog(None)))[2]
+        assert load(away)[1] == "⚠️ the controller does not answer; reload this page in a moment."
+        assert "No model is ready" in load(Events(MadeUp([]), ConversationLog(None)))[1]
 
 
 def test_votes_are_written_once(events, tmp_path):
