@@ -5,13 +5,12 @@
 
 Thresholds are set so that ``--share`` of the tokens are copied (the paper: about 10% of the text tokens); an arm with
 threshold 1 matches and copies nothing, so that the cost of matching and that of a longer sequence can be told apart.
-Arms take turns, so that a busy machine slows all of them; times are medians, and the ratios are what to look at.
+Arms take turns (see turns.py); times are medians, and the ratios are what to look at.
 """
 
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from random_llava import BEGIN, CLOSE, OPEN, PATCH, VOCABULARY, WORD, build_model  # noqa: E402
+from turns import take_turns  # noqa: E402
 
 from ccra_patch.attanchor import AttAnchorSettings  # noqa: E402
 from llava.attanchor.calibrate import threshold_for  # noqa: E402
@@ -118,15 +118,8 @@ def forward_runs(sizes: argparse.Namespace, dtype: torch.dtype) -> tuple[dict[st
 
 def median_times(runs: dict[str, Run], sizes: argparse.Namespace) -> dict[str, float]:
     """Milliseconds of every arm."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(sizes.repeats + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if sizes.device != "cpu":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: 1000 * statistics.median(taken[1:]) for name, taken in seconds.items()}  # the first one warms up
+    seconds = take_turns(runs, sizes.repeats, sizes.device, sizes.threads)
+    return {name: 1000 * statistics.median(taken) for name, taken in seconds.items()}
 
 
 @torch.inference_mode()

@@ -5,13 +5,14 @@
         --vision-depth 24
 
 A training step is stage 2's: forward, backward and AdamW's update of everything but the tower. Generation is the prompt
-and 16 new tokens, greedily. Arms take turns; times are medians, and the ratios are what to look at.
+and 16 new tokens, greedily. The two take turns (see turns.py), and each round gives one ratio of its two times: printed
+are the medians, and the middle half of the ratios. A difference smaller than that half is wide has not been seen, so
+the model measured by default is small enough for the projector to weigh something in it.
 """
 
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from random_llava import BEGIN, CLOSE, OPEN, PATCH, VOCABULARY, WORD, build_model  # noqa: E402
+from turns import take_turns  # noqa: E402
 
 from llava.constants import IMAGE_TOKEN_INDEX  # noqa: E402
 
@@ -102,8 +104,8 @@ def print_calculation(sizes: Sizes) -> None:
         f"{'':26}{'mlp2x_gelu':>14}{'ccra':>14}{'more':>9}"
     )
     rows = {
-        "prompt, TFLOP": (plain.prompt / 1e12, ccra.prompt / 1e12),
-        "training step, TFLOP": (plain.training / 1e12, ccra.training / 1e12),
+        "prompt, GFLOP": (plain.prompt / 1e9, ccra.prompt / 1e9),
+        "training step, GFLOP": (plain.training / 1e9, ccra.training / 1e9),
         "trained parameters, M": (plain.parameters / 1e6, ccra.parameters / 1e6),
     }
     for name, (before, after) in rows.items():
@@ -127,9 +129,9 @@ def build_runs(projector: str, given: argparse.Namespace) -> dict[str, Callable[
     """The two things that are measured, with a model of their own."""
     torch.manual_seed(0)
     dtype = getattr(torch, given.dtype)
-    settings = {"mm_projector_type": projector}
+    settings: dict[str, object] = {"mm_projector_type": projector}
     if projector == "ccra":
-        settings["mm_ccra_hidden_dim"] = min(128, given.vision_dim)
+        settings["mm_ccra_hidden_dim"] = hidden_dim(given)
     sizes = (given.text_dim, given.depth, given.vision_dim, given.vision_depth, given.side)
     model = build_model(*sizes, dtype, given.device, **settings)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -151,30 +153,46 @@ def build_runs(projector: str, given: argparse.Namespace) -> dict[str, Callable[
 
 
 def print_measurement(given: argparse.Namespace) -> None:
-    """Median times of both projectors in the same model."""
+    """Both projectors in the same model."""
     runs = {(name, kind): run for name in PROJECTORS for kind, run in build_runs(name, given).items()}
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
-    for _ in range(given.repeats + 1):
-        for key, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if given.device != "cpu":
-                torch.cuda.synchronize()
-            seconds[key].append(time.perf_counter() - start)
+    seconds = take_turns(runs, given.repeats, given.device, given.threads)
     print(
         f"\nmeasured, B={given.images} N={given.side**2} d={given.vision_dim} ({given.vision_depth} layers) "
         f"D={given.text_dim} ({given.depth} layers), {given.dtype}, {given.device}, {given.threads} thread(s), "
-        f"median of {given.repeats}\n{'':26}{'mlp2x_gelu, ms':>14}{'ccra, ms':>14}{'more':>9}"
+        f"{given.repeats} rounds\n{'':26}{'mlp2x_gelu, ms':>14}{'ccra, ms':>14}{'more':>9}   half of the rounds"
     )
     for kind in dict.fromkeys(kind for _, kind in runs):
-        before, after = (1000 * statistics.median(seconds[name, kind][1:]) for name in PROJECTORS)
-        print(f"{kind:26}{before:14.1f}{after:14.1f}{after / before - 1:9.1%}")
+        plain, ccra = (seconds[name, kind] for name in PROJECTORS)
+        low, middle, high = statistics.quantiles(after / before - 1 for before, after in zip(plain, ccra, strict=True))
+        before, after = (1000 * statistics.median(times) for times in (plain, ccra))
+        print(f"{kind:26}{before:14.1f}{after:14.1f}{middle:9.1%}   {low:.1%} to {high:.1%}")
+
+
+def measured_sizes(given: argparse.Namespace) -> Sizes:
+    """What the measured model is, to calculate its work; its feed-forward has Llama's proportions."""
+    return Sizes(
+        layers=given.vision_depth,
+        patches=given.side**2,
+        vision_dim=given.vision_dim,
+        text_dim=given.text_dim,
+        depth=given.depth,
+        feed_forward=int(2.6875 * given.text_dim),
+        vocabulary=VOCABULARY,
+        hidden_dim=hidden_dim(given),
+        question=given.tokens,
+        other_text=given.tokens,
+    )
+
+
+def hidden_dim(given: argparse.Namespace) -> int:
+    """h of the measured projector."""
+    return min(128, given.vision_dim)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of the measured model."""
-    parser.add_argument("--text-dim", type=int, default=512, help="D of the measured model (default 512)")
-    parser.add_argument("--depth", type=int, default=8, help="layers of its language model (default 8)")
+    parser.add_argument("--text-dim", type=int, default=256, help="D of the measured model (default 256)")
+    parser.add_argument("--depth", type=int, default=2, help="layers of its language model (default 2)")
     parser.add_argument("--vision-dim", type=int, default=256, help="d (default 256)")
     parser.add_argument("--vision-depth", type=int, default=12, help="layers of its tower (default 12)")
     parser.add_argument("--side", type=int, default=12, help="patches per side of a picture (default 12)")
@@ -188,10 +206,13 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=31, help="rounds (default 31)")
     given = parser.parse_args()
+    if given.repeats < 2:
+        parser.error(f"--repeats is {given.repeats}; it must be at least 2, or nothing is known about their spread")
     torch.set_num_threads(given.threads)
     print_measurement(given)
+    print_calculation(measured_sizes(given))
     print_calculation(Sizes())
 
 

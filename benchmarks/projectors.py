@@ -5,10 +5,10 @@
 
     CCRA_KERNELS=torch python benchmarks/projectors.py   # without compiled kernels
 
-The read bound is summing up the layer stack twice, the least that any implementation has to read. Arms take turns, so
-that a busy machine slows all of them, and of each the fastest run counts: whatever else runs only adds. One thread's
-time is the processor's, which does not go on while others have it; else it is the clock's. Memory is the tensors that
-one pass holds on top of weights and inputs, gradients included.
+The read bound is summing up the layer stack twice, the least that any implementation has to read. Arms take turns,
+and of each the fastest run counts: whatever else runs only adds. One thread on a CPU is timed by the processor's clock,
+which stands still while other processes have it. Memory is the tensors that one pass holds on top of weights and
+inputs, gradients included.
 """
 
 import argparse
@@ -16,7 +16,6 @@ import itertools
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,9 +24,10 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "ccra_patch")]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests" / "ccra_patch")]
 
 from reference import ReferencePAI  # noqa: E402
+from turns import take_turns  # noqa: E402
 
 from ccra_patch.lean import kernels_for  # noqa: E402
 from ccra_patch.pai import PAIStack  # noqa: E402
@@ -74,8 +74,6 @@ def build(arm: str, kind: str, dtype: torch.dtype, sizes: argparse.Namespace) ->
             result = module(*arguments)
             if backward and result is not None:
                 (result[0] if isinstance(result, tuple) else result).sum().backward()
-        if stack.is_cuda:
-            torch.cuda.synchronize()
 
     return run
 
@@ -106,14 +104,8 @@ def _read_twice(stack: Tensor) -> None:
 def least_times(dtype: torch.dtype, sizes: argparse.Namespace) -> dict[tuple[str, str], float]:
     """Milliseconds of every arm and pass."""
     runs = {(arm, kind): build(arm, kind, dtype, sizes) for arm in ARMS for kind in PASSES}
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
-    clock = time.process_time if sizes.device == "cpu" and sizes.threads == 1 else time.perf_counter
-    for _ in range(sizes.repeats + 1):
-        for key, run in runs.items():
-            start = clock()
-            run()
-            seconds[key].append(clock() - start)
-    return {key: 1000 * min(taken[1:]) for key, taken in seconds.items()}  # the first one warms up
+    seconds = take_turns(runs, sizes.repeats, sizes.device, sizes.threads)
+    return {key: 1000 * min(taken) for key, taken in seconds.items()}
 
 
 def peak_memory(arm: str, kind: str, dtype: torch.dtype, sizes: argparse.Namespace) -> float:

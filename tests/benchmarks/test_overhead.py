@@ -58,8 +58,8 @@ def test_ccra_costs_one_more_block_of_the_tower_and_little_else(overhead):
 
 def test_it_prints_both_projectors_and_the_calculation():
     small = ["--text-dim", "128", "--depth", "1", "--vision-dim", "64", "--vision-depth", "3", "--side", "2"]
-    command = [sys.executable, str(ROOT / "benchmarks" / "overhead.py"), *small, "--repeats", "1", "--tokens", "4"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "overhead.py"), *small, "--repeats", "2", "--tokens", "4"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for row in ("training step", "generation of 16", "prompt, TFLOP", "trained parameters, M"):
+    for row in ("training step", "generation of 16", "prompt, GFLOP", "half of the rounds", "trained parameters, M"):
         assert row in printed
     assert "6,766" in printed
