@@ -1,7 +1,10 @@
 """Adapter files: the projector's weights (``mm_projector.bin`` or ``.safetensors``), and new tokens' rows with them."""
 
+import json
 import logging
 import os
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -39,6 +42,13 @@ def read_adapter(path: str) -> dict[str, Tensor]:
 def read_newline(path: str) -> Tensor | None:
     """The embedding ``[D]`` at the end of every row of tiles, when the adapter file has one."""
     return next((value for name, value in read_weights(path).items() if name.endswith("image_newline")), None)
+
+
+def settings_of_adapter(path: str) -> dict[str, Any]:
+    """What an adapter file's projector was: the ``mm_*`` keys of the ``config.json`` beside it, if there is one."""
+    file = Path(path).with_name("config.json")
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return {key: value for key, value in config.items() if key.startswith("mm_")}
 
 
 def rows_of_embeddings(path: str, vocabulary: int, num_new: int) -> Tensor | None:

@@ -21,7 +21,7 @@ from llava.constants import (
 )
 from llava.errors import UserError
 from llava.mm_utils import get_anyres_image_grid_shape
-from llava.model.adapter import read_adapter, read_newline, rows_of_embeddings
+from llava.model.adapter import read_adapter, read_newline, rows_of_embeddings, settings_of_adapter
 from llava.model.anchoring import Matches, attanchor_settings, find_matches, insert_anchors, think_id_of
 from llava.model.anyres import arrange_tiles, unpad_image
 from llava.model.merge import ImageSlots, Layout, lay_out, pack
@@ -103,7 +103,12 @@ class LlavaMetaModel:
         if getattr(self, "image_newline", None) is not None:
             self.image_newline.requires_grad_(True)
         if state is not None:
-            spec.load_adapter(self.mm_projector, state)
+            try:
+                spec.load_adapter(self.mm_projector, state)
+            except UserError as error:
+                adapter = model_args.pretrain_mm_mlp_adapter
+                origin = settings_of_adapter(adapter) if adapter else before
+                raise UserError(f"{error}{_what_differs(origin, self._projector_settings())}") from error
         if model_args.pretrain_mm_mlp_adapter and getattr(self, "image_newline", None) is not None:
             newline = read_newline(model_args.pretrain_mm_mlp_adapter)
             if newline is not None:
@@ -116,6 +121,13 @@ class LlavaMetaModel:
             return {}
         names = ("mm_projector_type", "mm_hidden_size", *setting_names(find_projector(projector_type)))
         return {name: getattr(self.config, name, None) for name in names}
+
+
+def _what_differs(origin: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Where an adapter was trained with other settings than a model wants; goes behind the message that it misfits."""
+    pairs = [(name, origin[name], value) for name, value in wanted.items() if name in origin]
+    differing = [f"{name} {old} there and {new} here" for name, old, new in pairs if old != new]
+    return f"; they differ in {', '.join(differing)}" if differing else "; check mm_projector_type and its settings"
 
 
 class LlavaMetaForCausalLM(ABC):

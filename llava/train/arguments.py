@@ -16,6 +16,7 @@ from ccra_patch.settings import CCRASettings
 from llava.errors import UserError
 from llava.model.anchoring import attanchor_settings
 from llava.model.multimodal_projector.registry import find_projector, registered_projectors
+from llava.train.dataset import check_settings
 
 
 @dataclass
@@ -205,8 +206,7 @@ def _check(model_args: ModelArguments, data_args: DataArguments, training_args: 
             f"--eval_data_path is {data_args.eval_data_path} and --eval_strategy {training_args.eval_strategy}; "
             "evaluation needs both: the data, and --eval_strategy steps --eval_steps (or epoch)"
         )
-    if data_args.bad_image_policy not in ("fail", "skip"):
-        raise UserError(f"--bad_image_policy is {data_args.bad_image_policy!r}; it must be fail or skip")
+    check_settings(data_args, has_images=False)  # what of them is wrong whatever the data are
     if training_args.lora_bias not in ("none", "all", "lora_only"):
         raise UserError(f"--lora_bias is {training_args.lora_bias!r}; it must be none, all or lora_only")
     if training_args.bits not in (4, 8, 16):

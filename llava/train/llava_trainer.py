@@ -99,6 +99,13 @@ class LLaVATrainer(Trainer):
             arguments["params"] = self.parameter_groups(model)
         return optimizer_class, arguments
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """transformers' own, which makes a step before it looks whether a resumed run has any left."""
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """transformers' own; counts tokens, and remembers the samples until their gradients are known."""
         self._indices += inputs.get("indices", [])

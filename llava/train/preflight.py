@@ -11,6 +11,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.errors import UserError
+from llava.fast_tokenizer import save_tokenizer
 from llava.train.checkpoint import is_stage_one, save_trained_parts
 from llava.train.dataset import LazySupervisedDataset, encode_text
 from llava.train.samples import PictureError, check_pictures, name_of
@@ -87,7 +88,7 @@ def check_saving(trainer: Any) -> None:
             trainer.model.config.save_pretrained(folder)
             if trainer.model.generation_config is not None:
                 trainer.model.generation_config.validate(strict=True)  # as saving does once training has touched it
-            trainer.processing_class.save_pretrained(folder)
+            save_tokenizer(trainer.processing_class, folder)
     except Exception as error:  # whatever a library's writer raises now, it would raise after the last step
         reason = " ".join(str(error).split())
         raise UserError(f"the model could not be saved to --output_dir {trainer.args.output_dir}: {reason}") from error

@@ -7,12 +7,14 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import shutil
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from llava.errors import UserError
@@ -94,10 +96,13 @@ def refuse_foreign_output(output_dir: str, record: dict[str, Any], overwrite: bo
     folder = Path(output_dir)
     if overwrite or not folder.exists():
         return
+    weights = [p for pattern in ("*.safetensors", "*.bin") for p in folder.glob(pattern)]
+    checkpoints = list(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
+    if not weights and not checkpoints:  # a run that ended before its first save: only its record is there
+        return
     file = folder / RECORD
     if not file.exists():
-        weights = [p for pattern in ("*.safetensors", "*.bin") for p in folder.glob(pattern)]
-        if weights and not list(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")):
+        if not checkpoints:
             raise UserError(
                 f"--output_dir {output_dir} holds {weights[0].name} of a run without {RECORD}; "
                 "choose another folder, or add --overwrite_output_dir to replace it"
@@ -118,6 +123,23 @@ def refuse_foreign_output(output_dir: str, record: dict[str, Any], overwrite: bo
             f"--output_dir {output_dir} holds another run: {', '.join(changed)} differ{detail}; "
             "choose another folder, or add --overwrite_output_dir to replace that run"
         )
+
+
+def finished(output_dir: str) -> str | None:
+    """How the run in ``output_dir`` ended, in words; None when it has not, or when that is not known."""
+    file = Path(output_dir) / TRAINER_STATE_NAME  # written behind the last step; checkpoints have one of their own
+    if not file.exists() or not (Path(output_dir) / RECORD).exists():
+        return None
+    state = json.loads(file.read_text(encoding="utf-8"))
+    step, planned = state["global_step"], state["max_steps"]
+    return f"finished after {planned} steps" if step >= planned else f"stopped early, after {step} of {planned} steps"
+
+
+def forget(output_dir: str) -> None:
+    """Take away what another run would go on from. Its weights stay until new ones are written over them."""
+    for checkpoint in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        shutil.rmtree(checkpoint)
+    Path(output_dir, TRAINER_STATE_NAME).unlink(missing_ok=True)
 
 
 def write_record(output_dir: str, record: dict[str, Any]) -> None:

@@ -6,12 +6,12 @@ One flow for stage 1 (projector only), stage 2 (all but the tower), LoRA and QLo
 import atexit
 import logging
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging as hf_logging
@@ -151,6 +151,8 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
     settle_reporting(training_args)
     record = run_record.describe_run(model_args, data_args, training_args)
     run_record.refuse_foreign_output(training_args.output_dir, record, training_args.overwrite_output_dir)
+    if is_over(training_args):
+        return
     preflight.check_writable(training_args.output_dir)
     if training_args.dry_run:
         dry_run.settle(training_args)
@@ -208,8 +210,7 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
         counts = parameter_counts(model)
         rank0_print(parameter_table(counts, training_args))
         if training_args.overwrite_output_dir:
-            for old in Path(training_args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-                shutil.rmtree(old)
+            run_record.forget(training_args.output_dir)
         run_record.write_record(
             training_args.output_dir, record | {"model_config": model.config.to_dict(), "parameters": counts}
         )
@@ -233,10 +234,20 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
         raise
 
     # 8. Save.
-    trainer.save_state()
     model.config.use_cache = True
     safe_save_model_for_hf_trainer(trainer, training_args.output_dir)
+    trainer.save_state()  # last, for it says that the run is over
     trainer.accelerator.wait_for_everyone()  # a rank that leaves early may take the one that still writes with it
+
+
+def is_over(args: TrainingArguments) -> bool:
+    """Whether the output folder holds this run at its end; says so. All ranks call, and hear what the first sees."""
+    if args.dry_run or args.overwrite_output_dir or args.resume_from_checkpoint:
+        return False
+    (end,) = broadcast_object_list([run_record.finished(args.output_dir)])
+    if end is not None:
+        rank0_print(f"{args.output_dir} holds this run, {end}; --overwrite_output_dir True starts it over")
+    return end is not None
 
 
 def keep_progress(trainer: LLaVATrainer) -> None:

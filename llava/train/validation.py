@@ -44,6 +44,12 @@ def build_validation_data(data_args: Any, tokenizer: PreTrainedTokenizerBase) ->
 class EarlyStopping(EarlyStoppingCallback):
     """transformers' own, deaf to what is reported of single sources while the loss over all of them decides."""
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A run that has lost its patience, but was killed before its final save, trains no further."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
+
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
         if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" in metrics:
             super().on_evaluate(args, state, control, metrics, **kwargs)

@@ -49,9 +49,9 @@ def load_exactly(projector: nn.Module, state: Mapping[str, Tensor]) -> None:
     own = projector.state_dict()
     for name in sorted(own.keys() | state.keys()):
         if name not in state:
-            raise UserError(f"the adapter lacks {name!r}; it was saved from another mm_projector_type")
+            raise UserError(f"the adapter lacks {name!r}; it was saved from another projector")
         if name not in own:
-            raise UserError(f"the adapter holds {name!r}, which this projector does not have; check mm_projector_type")
+            raise UserError(f"the adapter holds {name!r}, which this projector does not have")
         if own[name].shape != state[name].shape:
             raise UserError(
                 f"the adapter's {name!r} has the shape {list(state[name].shape)}, this model needs "

@@ -15,6 +15,7 @@ from llava.model.llava_arch import LlavaMetaForCausalLM
 from llava.query_markers import query_markers
 from llava.tokenization import load_tokenizer
 from llava.train.arguments import ModelArguments
+from llava.train.checkpoint import save_config, save_projector
 
 
 def model_arguments(assets, **changes) -> ModelArguments:
@@ -358,3 +359,22 @@ def test_an_adapter_of_another_width_is_refused(assets, ccra, tmp_path):
     adapter.write_bytes(b"text")
     with pytest.raises(UserError, match="is not a file of tensors"):
         ccra(pretrain_mm_mlp_adapter=str(adapter))
+
+
+def test_an_adapter_of_another_variant_is_told_by_its_settings(assets, ccra, tmp_path):
+    """By the config.json beside the adapter, or by the model's own where a whole LLaVA is trained on."""
+    trained = ccra()
+    state = {f"model.mm_projector.{name}": value for name, value in trained.model.mm_projector.state_dict().items()}
+    save_projector(state, tmp_path, trained.config, step=1)
+    save_config(trained.config, tmp_path)
+    smaller = r"mm_ccra_disable \[\] there and \['lwca'\] here"
+    adapter = str(tmp_path / "mm_projector.safetensors")
+    with pytest.raises(UserError, match=r"does not have; they differ in " + smaller + "$"):
+        ccra(pretrain_mm_mlp_adapter=adapter, mm_ccra_disable=["lwca"])
+    with pytest.raises(UserError, match=r"does not have; they differ in " + smaller + "$"):
+        trained.get_model().initialize_vision_modules(model_arguments(assets, mm_ccra_disable=["lwca"]))
+    with pytest.raises(UserError, match=r"they differ in mm_projector_type ccra there and mlp2x_gelu here$"):
+        ccra(pretrain_mm_mlp_adapter=adapter, mm_projector_type="mlp2x_gelu")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"does not have; check mm_projector_type and its settings$"):
+        ccra(pretrain_mm_mlp_adapter=adapter, mm_ccra_disable=["lwca"])

@@ -67,7 +67,7 @@ def test_old_spellings_still_mean_what_they_meant():
         ),
         (["--bits", "5"], "--bits is 5; it must be 4, 8 or 16"),
         (["--lora_bias", "some"], "--lora_bias is 'some'; it must be none, all or lora_only"),
-        (["--bad_image_policy", "replace"], "--bad_image_policy is 'replace'; it must be fail or skip"),
+        (["--bad_image_policy", "replace"], "bad_image_policy is 'replace'; it must be one of fail, skip"),
     ],
 )
 def test_contradictions_are_one_line(flags, message):

@@ -139,6 +139,53 @@ def test_another_configuration_does_not_get_into_the_folder(run, tmp_path):
     assert (foreign / "model.safetensors").read_bytes() == b"weights"
 
 
+def test_a_run_that_saved_nothing_leaves_its_folder_free(run, goldens, tmp_path):
+    """It died at its first step; with the flags set right it is another run, and nobody's work is at stake."""
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError, match="does not exist; check --image_folder"):
+        run("pretrain_fp32tower", max_steps=1, image_folder=tmp_path / "images")
+    record = tmp_path / "out" / "run.json"
+    assert json.loads(record.read_text())["settings"]["image_folder"] == str(tmp_path / "images")
+    run("pretrain_fp32tower", max_steps=1, learning_rate=0.5)
+    assert json.loads(record.read_text())["settings"]["learning_rate"] == 0.5
+
+
+@pytest.mark.parametrize("saves", ["no", "steps"])
+def test_a_finished_run_stays_as_it_is(saves, run, recording, capsys):
+    """Its last step is in the middle of an epoch, where transformers would make one step more."""
+    flags = {"max_steps": 2, "save_strategy": saves, "save_steps": 2}
+    out = run("pretrain_fp32tower", **flags)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    run("pretrain_fp32tower", **flags)
+    assert f"{out} holds this run, finished after 2 steps; --overwrite_output_dir True" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == before
+    assert len(recording["losses"]) == 2
+    run("pretrain_fp32tower", **flags, overwrite_output_dir=True)
+    assert len(recording["losses"]) == 4
+
+
+def test_a_run_killed_at_its_final_save_only_saves(run, recording):
+    flags = {"max_steps": 2, "save_steps": 2}
+    out = run("pretrain_fp32tower", **flags)
+    weights = torch.load(out / PROJECTOR_BIN, weights_only=True)
+    for file in (PROJECTOR_BIN, "trainer_state.json"):
+        (out / file).unlink()
+    run("pretrain_fp32tower", **flags)
+    assert len(recording["losses"]) == 2
+    again = torch.load(out / PROJECTOR_BIN, weights_only=True)
+    assert all(torch.equal(again[name], weight) for name, weight in weights.items())
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 2
+
+
+def test_a_run_that_starts_over_is_not_over(run, die_at, recording):
+    """What its predecessor left must not say that it is, when it is killed on the way."""
+    run("pretrain_fp32tower", max_steps=2)
+    die_at(1, "pretrain_fp32tower", max_steps=2, learning_rate=0.5, save_steps=1, overwrite_output_dir=True)
+    out = run("pretrain_fp32tower", max_steps=2, learning_rate=0.5, save_steps=1)
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 2
+    assert len(recording["losses"]) == 3  # two, and the second of the run that was killed
+
+
 def test_a_broken_picture_keeps_the_steps_done(run, goldens, tmp_path):
     """The message names sample and file; after the repair the run goes on from the step it had reached."""
     folder = tmp_path / "images"

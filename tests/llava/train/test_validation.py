@@ -157,6 +157,29 @@ def test_patience_outlives_a_kill(run, die_at, recording, goldens):
     assert recording["trainers"][0].state.global_step == 3
 
 
+@pytest.mark.parametrize("killed_at_the_final_save", [False, True])
+def test_a_run_that_was_stopped_early_stays_stopped(killed_at_the_final_save, run, recording, goldens, capsys):
+    flags = EVALUATING | {"eval_data_path": goldens / "data" / "pretrain16.json", "early_stopping_patience": 2}
+    flags |= {"learning_rate": 0, "max_steps": 8}
+    out = run("pretrain_fp32tower", **flags)
+    if killed_at_the_final_save:
+        for file in (PROJECTOR_BIN, "trainer_state.json"):
+            (out / file).unlink()
+    run("pretrain_fp32tower", **flags)
+    assert len(recording["losses"]) == 3
+    assert (out / PROJECTOR_BIN).is_file()
+    said = "holds this run, stopped early, after 3 of 8 steps" in capsys.readouterr().out
+    assert said is not killed_at_the_final_save
+
+
+def test_a_run_that_was_stopped_early_can_train_on_elsewhere(run, recording, goldens, tmp_path):
+    flags = EVALUATING | {"eval_data_path": goldens / "data" / "pretrain16.json", "learning_rate": 0, "max_steps": 5}
+    out = run("pretrain_fp32tower", **flags, early_stopping_patience=1)
+    assert len(recording["losses"]) == 2
+    run("pretrain_fp32tower", **flags, output_dir=tmp_path / "on", resume_from_checkpoint=out / "checkpoint-2")
+    assert len(recording["losses"]) == 5
+
+
 def test_single_sources_do_not_stop_training():
     args = SimpleNamespace(metric_for_best_model="loss", greater_is_better=False, load_best_model_at_end=True)
     state, control, callback = TrainerState(best_metric=1.0), TrainerControl(), EarlyStopping(1)
