@@ -13,7 +13,7 @@ from llava.mm_utils import get_anyres_image_grid_shape, tokenizer_image_token
 from llava.model.anyres import arrange_tiles
 from llava.model.builder import DEFAULT_CONTEXT_LENGTH, Checkpoint
 from llava.model.multimodal_encoder.builder import build_vision_tower
-from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_encoder.tower import VisionTower
 from llava.serve.failures import TooLong
 from llava.tokenization import load_tokenizer
 
@@ -52,7 +52,7 @@ class PromptMeter:
 
     config: SimpleNamespace
     tokenizer: PreTrainedTokenizerBase
-    tower: CLIPVisionTower | None
+    tower: VisionTower | None
 
     @classmethod
     def read(cls, checkpoint: str, tokenizer: str) -> Self:
