@@ -6,8 +6,7 @@
 
 First ``__getitem__`` at 336 px (JPEG, pad, three rounds) and the collator. The stand-in for upstream opens the same
 file, pads it to a square and calls CLIP's processor for it; text goes the same way in both arms, though upstream
-tokenises every round three times. Arms take turns and processor time is counted, so that a busy machine slows both and
-little; rates are medians, and the ratio is what to look at.
+tokenises every round three times. Arms take turns (see turns.py); rates are medians, and the ratio is what to look at.
 
 Then a ``DataLoader`` as the trainer makes it, under a step that takes as long as ``--rate`` says and keeps a core busy,
 as a process that feeds a GPU does: the share of time spent waiting for a batch, and what the loader gives without a
@@ -32,7 +31,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from turns import take_turns  # noqa: E402
 
 from llava import conversation  # noqa: E402
 from llava.mm_utils import expand2square, load_image_processor, process_images  # noqa: E402
@@ -91,15 +92,13 @@ def by_processor(images: list[Image.Image], processor: Any, config: Any) -> torc
 
 
 def rates(runs: dict[str, Run], count: int, repeats: int) -> dict[str, float]:
-    """Calls per second of each, by the median pass over ``count`` calls; they take turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats + 1):
-        for name, run in runs.items():
-            start = time.process_time()
-            for index in range(count):
-                run(index)
-            seconds[name].append(time.process_time() - start)
-    return {name: count / statistics.median(taken[1:]) for name, taken in seconds.items()}  # the first one warms up
+    """Calls per second of each, by the median pass over ``count`` calls."""
+
+    def one_pass(run: Run) -> Callable[[], object]:
+        return lambda: [run(index) for index in range(count)]
+
+    seconds = take_turns({name: one_pass(run) for name, run in runs.items()}, repeats)
+    return {name: count / statistics.median(taken) for name, taken in seconds.items()}
 
 
 def waits(dataset: Any, collator: Any, sizes: argparse.Namespace, step: float) -> list[float]:

@@ -92,6 +92,15 @@ LEGACY = {
     "num_train_epochs": 1,
     "deepspeed": "./scripts/zero2.json",
 }
+LEGACY_STAGE_1 = LEGACY | {
+    "version": "plain",
+    "data_path": "/path/to/pretrain_data.json",
+    "image_folder": "/path/to/images",
+    "tune_mm_mlp_adapter": True,
+    "output_dir": "./checkpoints/llava-vicuna-v1-3-7b-pretrain",
+    "learning_rate": 2e-3,
+    "save_steps": 24000,
+}
 LEGACY_STAGE_2 = LEGACY | {
     "version": "v1",
     "data_path": "./playground/data/llava_instruct_80k.json",
@@ -180,29 +189,9 @@ EXPECTED = {
         "deepspeed": None,
         "report_to": ["tensorboard"],
     },
-    "pretrain.sh": LEGACY
-    | {
-        "version": "plain",
-        "data_path": "/path/to/pretrain_data.json",
-        "image_folder": "/path/to/images",
-        "tune_mm_mlp_adapter": True,
-        "output_dir": "./checkpoints/llava-vicuna-v1-3-7b-pretrain",
-        "learning_rate": 2e-3,
-        "save_steps": 24000,
-    },
-    "pretrain_xformers.sh": LEGACY
-    | {
-        "version": "plain",
-        "data_path": "/path/to/pretrain_data.json",
-        "image_folder": "/path/to/images",
-        "tune_mm_mlp_adapter": True,
-        "output_dir": "./checkpoints/llava-vicuna-v1-3-7b-pretrain",
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 4,
-        "learning_rate": 2e-3,
-        "save_steps": 24000,
-        "bf16": False,
-    },
+    "pretrain.sh": LEGACY_STAGE_1,
+    "pretrain_xformers.sh": LEGACY_STAGE_1
+    | {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "bf16": False},
     "finetune.sh": LEGACY_STAGE_2,
     "finetune_full_schedule.sh": LEGACY_STAGE_2
     | {"data_path": "./playground/data/llava_instruct_158k.json", "num_train_epochs": 3},
