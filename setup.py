@@ -54,6 +54,11 @@ EXTRAS = {
         "easy-vqa>=1.0,<2",  # the pictures and questions of the demo
         "matplotlib>=3.8,<4",  # the demo's figure
     ],
+    "photos": [
+        "onnx>=1.17,<2",  # reads the fetched vision tower; 1.23 was run
+        "gguf>=0.17,<1",  # reads the fetched language model of SCALE=gpu; 0.19 was run
+        "matplotlib>=3.8,<4",  # the demo's figure
+    ],
     "dev": [
         "pytest>=8.3,<10",  # strict markers and config
         "pytest-xdist>=3.6,<4",  # `make test` uses two workers

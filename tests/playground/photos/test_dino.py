@@ -2,16 +2,19 @@
 
 from types import SimpleNamespace
 
-import onnx
 import pytest
 import torch
-from onnx import helper, numpy_helper
 from safetensors.torch import load_file
 from transformers import Dinov2Config, Dinov2Model
 
 from llava.errors import UserError
 from llava.model.multimodal_encoder.builder import build_vision_tower
-from playground.photos import dino
+
+onnx = pytest.importorskip("onnx", reason="of the photos extra")
+
+from onnx import helper, numpy_helper  # noqa: E402
+
+from playground.photos import dino  # noqa: E402
 
 CONFIG = Dinov2Config(
     architectures=["Dinov2Model"], hidden_size=8, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2,
