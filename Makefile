@@ -34,14 +34,14 @@ demo: $(STAMPS)/demo ## train and evaluate CCRA on Easy-VQA, CPU, under 15 minut
 	$(IN_VENV) bash playground/tiny/demo.sh $(ARGS)
 
 .PHONY: demo-photos
-demo-photos: $(STAMPS)/demo ## the same on photographs with pretrained parts, CPU, under an hour (SCALE=gpu: larger parts)
+demo-photos: $(STAMPS)/photos ## the same on photographs with pretrained parts, CPU, under an hour (SCALE=gpu: larger parts)
 	$(IN_VENV) bash playground/photos/demo.sh $(ARGS)
 
 .PHONY: chat
 chat: $(STAMPS)/serve ## chat in the browser, with the demo's model or ARGS="--model-path ..."
 	$(BIN)/python -m llava.serve.app $(ARGS)
 
-TESTED := dev,train,demo,eval,serve,browser
+TESTED := dev,train,demo,photos,eval,serve,browser
 
 .PHONY: test
 test: $(STAMPS)/$(TESTED) ## run the tests (those of the web page need Chromium: apt-get install chromium)
