@@ -59,10 +59,15 @@ class Search:
             value: recipe.run(arm, seed, {SEARCH: self.evaluation}, **{self.variable: value}) for value in self.values
         }
 
-
-def best(candidates: Mapping[str, Run], metric: str) -> str:
-    """The value that scored best, the first of equals."""
-    return max(candidates, key=lambda value: candidates[value].scores[SEARCH][metric]["value"])
+    def findings(self, tried: Mapping[str, Mapping[str, Run]], metric: str) -> dict[str, Any]:
+        """By arm what each value scored, and the best, the first of equals. Raises ValueError for an unknown metric."""
+        scores = {}
+        for arm, candidates in tried.items():
+            for run in candidates.values():
+                require_metric(run.scores[SEARCH], metric)
+            scores[arm] = {value: run.scores[SEARCH][metric]["value"] for value, run in candidates.items()}
+        chosen = {arm: max(found, key=lambda value: found[value]) for arm, found in scores.items()}
+        return {"variable": self.variable, "metric": metric, "chosen": chosen, "scores": scores}
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -188,47 +193,34 @@ def sweep(args: argparse.Namespace) -> None:
     if args.jobs < 1:
         raise ValueError(f"--jobs is {args.jobs}; it must be at least 1")
 
-    def settle(runs: Sequence[Run]) -> bool:
-        """Whether they are finished: does what is left of them, or lists it in a dry run."""
-        for run in runs:
-            run.recall()
-        if args.dry_run:
-            for command in (command for run in runs for command in run.commands_left().values()):
-                print(command)
-            return not any(run.commands_left() for run in runs)
-        finish_all(runs, args.jobs, say=lambda line: print(line, file=sys.stderr, flush=True))
-        return True
-
-    chosen: dict[str, Variables] = {}
-    searched = None
+    found = None
+    chosen: dict[str, Variables] = {arm.name: {} for arm in arms}
     if search:
         tried = {arm.name: search.candidates(recipe, arm, args.seeds[0]) for arm in arms}
-        if not settle([run for candidates in tried.values() for run in candidates.values()]):
+        if not settle([run for candidates in tried.values() for run in candidates.values()], args):
             print("what else there is to run depends on what these find", file=sys.stderr)
             return
-        for candidates in tried.values():
-            for run in candidates.values():
-                require_metric(run.scores[SEARCH], args.metric)
-        chosen = {arm: {search.variable: best(candidates, args.metric)} for arm, candidates in tried.items()}
-        searched = {
-            "variable": search.variable,
-            "metric": args.metric,
-            "chosen": {arm: value[search.variable] for arm, value in chosen.items()},
-            "scores": {
-                arm: {value: run.scores[SEARCH][args.metric]["value"] for value, run in candidates.items()}
-                for arm, candidates in tried.items()
-            },
-        }
-
+        found = search.findings(tried, args.metric)
+        chosen = {arm: {search.variable: value} for arm, value in found["chosen"].items()}
     # seed by seed: an interrupted sweep has whole comparisons
     runs = [
-        recipe.run(arm, seed, evaluations, **chosen.get(arm.name, {}))
-        for seed in dict.fromkeys(args.seeds)
-        for arm in arms
+        recipe.run(arm, seed, evaluations, **chosen[arm.name]) for seed in dict.fromkeys(args.seeds) for arm in arms
     ]
-    settle(runs)
+    if settle(runs, args) and not args.dry_run:
+        report(args, study, runs, list(evaluations), found)
+
+
+def settle(runs: Sequence[Run], args: argparse.Namespace) -> bool:
+    """Do what is left of the runs, or list it in a dry run; whether they are finished then."""
+    for run in runs:
+        run.recall()
     if not args.dry_run:
-        report(args, study, runs, list(evaluations), searched)
+        finish_all(runs, args.jobs, say=lambda line: print(line, file=sys.stderr, flush=True))
+        return True
+    left = [command for run in runs for command in run.commands_left().values()]
+    for command in left:
+        print(command)
+    return not left
 
 
 def require_metric(scores: Mapping[str, Any], metric: str) -> None:
