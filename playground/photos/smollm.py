@@ -21,6 +21,10 @@ def make(folder: Path, gguf: Path) -> None:
     """Write model and tokenizer into the existing ``folder``."""
     model = load(gguf)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The file's padding token ends ChatML's turns, and batches would hide it as padding.
+    tokenizer.pad_token = tokenizer.unk_token
+    tokenizer.model_max_length = model.config.max_position_embeddings
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
