@@ -58,6 +58,9 @@ def test_every_command_exists(page, command):
         case ["make", *arguments]:
             targets = {word for word in arguments if "=" not in word and not word.startswith("-")}
             assert targets <= make_targets()
+        case ["bash", script, *flags] if script.endswith("/sweep.sh"):  # it would build parts first
+            assert (ROOT / script).is_file()
+            check_flags(("-m", "ccra_patch.sweep"), flags)
         case ["bash", script, *flags]:
             assert (ROOT / script).is_file()
             if "/eval/" in script or "--help" in flags:
