@@ -24,6 +24,7 @@ from ccra_patch.projector import CCRAProjector
 from ccra_patch.settings import CCRASettings, ProjectorSettings
 from llava.errors import UserError
 from llava.model.multimodal_projector.registry import AdapterLoader, Needs, load_exactly, register_projector
+from llava.model.sentence_encoder import sentence_width
 
 S = TypeVar("S", bound=ProjectorSettings)
 
@@ -111,12 +112,15 @@ def _igva(given: IGVASettings, vision_dim: int, text_dim: int) -> IGVA:
         heads=given.mm_igva_heads,
         balance=given.mm_igva_balance,
         average=given.mm_igva_average,
+        question_dim=sentence_width(given.mm_igva_text_encoder) if given.mm_igva_text_encoder else None,
     )
 
 
 def _igva_needs(given: IGVASettings) -> Needs:
     query = None if given.mm_igva_average else given.mm_igva_query
-    return Needs(tuple(given.mm_igva_layers), class_token=True, query=query)
+    return Needs(
+        tuple(given.mm_igva_layers), class_token=True, query=query, sentence_encoder=given.mm_igva_text_encoder
+    )
 
 
 def _mlvf_ed(given: MLVFExternalDirectSettings, vision_dim: int, text_dim: int) -> MLVFExternalDirect:

@@ -105,6 +105,26 @@ def make_ccra(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     return make
 
 
+@pytest.fixture(scope="session")
+def sentence_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random sentence encoder that spells out its words, 12 wide, for texts of up to 40 letters."""
+    import string
+
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("sentence_encoder")
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    pieces = [*special, *string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase), "?", "."]
+    tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})
+    tokenizer.model_max_length = 42
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    # Weights large enough for different texts to differ.
+    BertModel(BertConfig(vocab_size=len(pieces), initializer_range=0.5, **sizes)).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def write_lines(tmp_path: Path) -> Callable[..., str]:
     """``write_lines("a.jsonl", {...}, {...})`` -> the path of a JSON Lines file."""

@@ -39,6 +39,13 @@ class IGVASettings(ProjectorSettings):
         default="human",
         metadata={"help": "Which turns are the question: every 'human' turn, or only the 'first' or 'last' one."},
     )
+    mm_igva_text_encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "Sentence encoder (folder or hub name) that reads the question; the method's is "
+            "sentence-transformers/all-mpnet-base-v2. None unless named: the LLM's own embeddings."
+        },
+    )
 
     def validate(self) -> None:
         require_groups("mm_igva", self.mm_igva_layers, self.mm_igva_group_size)
@@ -53,6 +60,11 @@ class IGVASettings(ProjectorSettings):
         if not self.mm_igva_balance >= 0:
             raise ValueError(f"mm_igva_balance is {self.mm_igva_balance}; it must be at least 0 (the method uses 0.02)")
         require_choice("mm_igva_query", self.mm_igva_query, QUERY_MODES)
+        if self.mm_igva_average and self.mm_igva_text_encoder is not None:
+            raise ValueError(
+                f"mm_igva_text_encoder is {self.mm_igva_text_encoder!r}, but mm_igva_average does not read the "
+                "question; drop one of them"
+            )
 
 
 class AggregatorBlock(nn.Module):
@@ -109,9 +121,10 @@ class IGVA(nn.Module):
 
     Layers: indices of ``hidden_states`` as in the authors' code, groups 1-6, 7-12, 13-18 and 19-24. Unlike there
 
-    - the question is the mean of the LLM's own input embeddings of its tokens (zeros for an empty one) and not a
-      sentence encoder's vector read from a file: the same at training and inference, nothing frozen in the checkpoint.
-      ``W_s`` is D wide instead of 768, and the embeddings train with the LLM;
+    - the question is the mean of what ``query`` holds, zeros for an empty one. By default these are the LLM's own input
+      embeddings of its tokens, which train with the LLM; ``W_s`` is D wide instead of 768. With
+      ``mm_igva_text_encoder`` they are a frozen sentence encoder's vectors of its turns, as in the authors' training,
+      but computed from the prompt and not read from a file, so the same at inference. Neither lies in the checkpoint;
     - the entropy is that of w; the authors' code takes a softmax of w once more.
 
     Args:
@@ -157,7 +170,7 @@ class IGVA(nn.Module):
         Args:
             features: ``F_v [B, N, d]``, the selected layer.
             layers: ``[B, K * group_size, 1 + N, d]``, group by group, each layer's class token first.
-            query: ``[B, T, D]``, the question; None with ``average``.
+            query: ``[B, T, question_dim]``, the question's tokens or turns; None with ``average``.
             query_mask: ``[B, T]``, False at padding.
 
         Returns:

@@ -179,6 +179,7 @@ def load_pretrained_model(
     tower = model.get_vision_tower()
     tower.load_model(device_map=None if device_map == "auto" else device_map)
     tower.to(device=model.device, dtype=load_args["dtype"])
+    model.get_model().load_sentence_encoder(tokenizer)
     model.eval()
     return tokenizer, model, tower.image_processor, _context_length(model)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ccra_patch.query import QueryMarkers, number_turns, select_query
+from ccra_patch.query import QueryMarkers, number_turns
 from llava.constants import (
     DEFAULT_IM_END_TOKEN,
     DEFAULT_IM_START_TOKEN,
@@ -29,6 +29,7 @@ from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.tower import VisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.multimodal_projector.registry import find_projector, needs_of, setting_names
+from llava.model.sentence_encoder import SentenceEncoder, sentence_width
 from llava.model.vocabulary import fit_vocabulary, whole
 
 __all__ = ["LlavaMetaForCausalLM", "LlavaMetaModel", "unpad_image"]
@@ -42,6 +43,7 @@ class LlavaMetaModel:
     vision_tower: VisionTower | list[VisionTower]
     mm_projector: nn.Module
     image_newline: nn.Parameter
+    sentence_encoder: SentenceEncoder | None = None
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]  # the decoder's, next in line
@@ -114,6 +116,14 @@ class LlavaMetaModel:
             if newline is not None:
                 self.image_newline.data.copy_(newline)
 
+    def load_sentence_encoder(self, tokenizer: Any) -> None:
+        """Load the sentence encoder that the projector asks for, if it does; ``tokenizer`` is the language model's.
+
+        Raises UserError when there is no such encoder.
+        """
+        name = needs_of(self.mm_projector).sentence_encoder
+        self.sentence_encoder = None if name is None else SentenceEncoder(name, tokenizer)
+
     def _projector_settings(self) -> dict[str, Any]:
         """The part of the config that decides what the projector is; empty for a text model."""
         projector_type = getattr(self.config, "mm_projector_type", None)
@@ -143,8 +153,8 @@ class LlavaMetaForCausalLM(ABC):
     def encode_images(self, images: Tensor, query: Tensor | None = None, query_mask: Tensor | None = None) -> Tensor:
         """Pictures ``[B, 3, H, W]`` -> image tokens ``[B, N, D]``; the projector is passed exactly what it needs.
 
-        ``query [B, T, D]`` and ``query_mask [B, T]`` belong to each picture's sample. A projector that reads the
-        question gives its answer to an empty one when they are not given.
+        ``query [B, T, D]`` (or as wide as the sentence encoder's vectors) and ``query_mask [B, T]`` belong to each
+        picture's sample. A projector that reads the question gives its answer to an empty one when they are not given.
         """
         projector = self.get_model().mm_projector
         tower = self.get_vision_tower()
@@ -159,7 +169,9 @@ class LlavaMetaForCausalLM(ABC):
         extra = {}
         if needs.query is not None:
             if query is None:
-                query = features.new_zeros(len(features), 1, self.config.hidden_size)
+                encoder = needs.sentence_encoder
+                width = self.config.hidden_size if encoder is None else sentence_width(encoder)
+                query = features.new_zeros(len(features), 1, width)
                 query_mask = torch.zeros(len(features), 1, dtype=torch.bool, device=features.device)
             extra = {"query": query.to(dtype), "query_mask": query_mask}
         return projector(features.to(dtype), layers, **extra)
@@ -218,12 +230,23 @@ class LlavaMetaForCausalLM(ABC):
         return arrange_tiles(features, grid, tower.num_patches_per_side, size, newline)
 
     def _query(self, input_ids: Tensor, valid: Tensor, token_embeds: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The question's embeddings ``[B, T, D]`` and mask ``[B, T]``, when the projector asks for them."""
-        mode = needs_of(self.get_model().mm_projector).query
-        if mode is None:
+        """The question's embeddings ``[B, T, D]`` and mask ``[B, T]``, when the projector asks for them.
+
+        Those of its tokens; or of its turns, by the sentence encoder.
+        """
+        needs = needs_of(self.get_model().mm_projector)
+        if needs.query is None:
             return None
-        markers = self._query_markers(self.config.mm_projector_type)
-        places, mask = pack(select_query(input_ids, valid, markers, mode))
+        turns = number_turns(input_ids, valid, self._query_markers(self.config.mm_projector_type), needs.query)
+        if needs.sentence_encoder is not None:
+            encoder = self.get_model().sentence_encoder
+            if encoder is None:
+                raise UserError(
+                    f"{self.config.mm_projector_type} reads the question by {needs.sentence_encoder}, which is not "
+                    "loaded; use load_pretrained_model, or call model.get_model().load_sentence_encoder(tokenizer)"
+                )
+            return encoder(input_ids, turns)
+        places, mask = pack(turns > 0)
         rows = torch.arange(len(places), device=places.device).unsqueeze(1)
         return token_embeds[rows, places], mask
 

@@ -2,12 +2,18 @@
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations import (
+    is_deepspeed_zero3_enabled,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
 
 from llava import conversation
 from llava.attanchor.switch import record_attanchor
@@ -200,7 +206,20 @@ def give_it_eyes(
     model.initialize_vision_tokenizer(model_args, tokenizer=tokenizer)
     if needs_of(inner.mm_projector).query is not None:
         config.mm_query_markers = query_markers(conversation.default_conversation, tokenizer).to_dict()
+    with whole_on_every_rank(training_args):
+        inner.load_sentence_encoder(tokenizer)
     record_attanchor(config, model_args, tokenizer, conversation.default_conversation)
+
+
+@contextmanager
+def whole_on_every_rank(training_args: TrainingArguments) -> Iterator[None]:
+    """What is loaded in here stays whole under ZeRO-3, which could not gather what is no part of the model."""
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if training_args.deepspeed is not None:
+            set_hf_deepspeed_config(training_args.hf_deepspeed_config)
 
 
 def settle_kbit_dtypes(model: nn.Module, training_args: TrainingArguments) -> None:

@@ -31,11 +31,14 @@ class Needs:
     class_token: whether the stack keeps each layer's class token, as the first of ``1 + N`` rows.
     query: which human turns of the prompt ("human", "first", "last") are passed as ``query [B, T, D]`` and
         ``query_mask [B, T]``; None = not passed.
+    sentence_encoder: folder or hub name of one whose vectors are passed as the query, one for each turn and so wide
+        as they are (see :mod:`llava.model.sentence_encoder`); None = the embeddings of the turns' tokens.
     """
 
     layers: Layers = ()
     class_token: bool = False
     query: str | None = None
+    sentence_encoder: str | None = None
 
 
 SELECTED_LAYER_ONLY = Needs()

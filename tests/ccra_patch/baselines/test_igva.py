@@ -126,6 +126,10 @@ class TestBalance:
             r"^mm_igva_layers names 24 hidden states; it must be a multiple of mm_igva_group_s",
         ),
         ({"mm_igva_query": "all"}, r"^mm_igva_query is 'all'; it must be one of human, first, last"),
+        (
+            {"mm_igva_average": True, "mm_igva_text_encoder": "mpnet"},
+            r"^mm_igva_text_encoder is 'mpnet', but mm_igva_average does not read the question; drop one of them$",
+        ),
         ({"mm_igva_blocks": 0}, r"^mm_igva_blocks is 0; it must be at least 1 \(the method uses 4\)$"),
     ],
 )

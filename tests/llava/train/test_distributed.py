@@ -44,6 +44,10 @@ RUNS = {
         "model_name_or_path": "@/llava_tiny_anyres_unpad", "image_aspect_ratio": "anyres",
         "mm_patch_merge_type": "spatial_unpad",
     },
+    "sentences": {  # read by an encoder that is no part of the model, and must not be partitioned with it
+        "mm_projector_type": "igva", "mm_igva_layers": [1, 2, 3, 4], "mm_igva_group_size": 2, "mm_igva_hidden_dim": 8,
+        "mm_igva_balance": 0, "mm_igva_text_encoder": "SENTENCE_ENCODER",
+    },
     "offload": {"mm_projector_lr": 1e-4},  # with ZeRO-3 by its offload config
     "new tokens": {"mm_use_im_start_end": True, "tune_mm_mlp_adapter": True},  # rows that are set while partitioned
 }  # fmt: skip
@@ -81,7 +85,7 @@ def start(command: list[str], **variables: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.fixture(scope="module")
-def runs_for(assets, goldens):
+def runs_for(assets, goldens, sentence_encoder):
     """The runs of the table with their outputs in ``folder``, ``batch`` samples per process."""
 
     def runs_for(folder: Path, batch: int, deepspeed: str | None = None) -> list[dict]:
@@ -96,8 +100,14 @@ def runs_for(assets, goldens):
             if deepspeed is not None:
                 offload = "_offload" if (name, deepspeed) == ("offload", "zero3") else ""
                 flags["deepspeed"] = ROOT / "scripts" / f"{deepspeed}{offload}.json"
-            argv = [str(word) for flag, value in flags.items() for word in (f"--{flag}", value)]
-            run = {"argv": [word.replace("@", str(assets)) for word in argv], "order": ORDER}
+            folders = {"@": str(assets), "SENTENCE_ENCODER": str(sentence_encoder)}
+            argv = []
+            for flag, value in flags.items():
+                words = [str(word) for word in (value if isinstance(value, list) else [value])]
+                for name_of_folder, path in folders.items():
+                    words = [word.replace(name_of_folder, path) for word in words]
+                argv += [f"--{flag}", *words]
+            run = {"argv": argv, "order": ORDER}
             # The best model is not the last then.
             runs.append(run | ({"unlearns_after": 2} if "eval_strategy" in flags else {}))
         return runs
