@@ -89,7 +89,7 @@ def make_ccra(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         config, model_class = load_config(read_json(f"{source}/config.json"), source)
         torch.manual_seed(0)
         model = model_class.from_pretrained(source, config=config, dtype=torch.float32)
-        known = {name: value for name, value in flags.items() if hasattr(ModelArguments, name) or "ccra" in name}
+        known = {name: value for name, value in flags.items() if name in ModelArguments.__dataclass_fields__}
         model.get_model().initialize_vision_modules(ModelArguments(**({"mm_ccra_hidden_dim": 16} | fixed | known)))
         others = {name: value for name, value in flags.items() if name not in known}
         for name, value in {"image_aspect_ratio": "pad", "mm_use_im_patch_token": False, **others}.items():

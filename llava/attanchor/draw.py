@@ -23,7 +23,7 @@ def find_pins(loaded: Loaded, pictures: Sequence[Image.Image], question: str, co
         one entry for each picture.
 
     Raises:
-        UserError: when a projector's tokens are not one for each patch.
+        UserError: when a projector's tokens are fewer than the patches.
     """
     text = f"{DEFAULT_IMAGE_TOKEN}\n" * len(pictures) + question
     prompt = render_prompt(text, conv_mode, getattr(loaded.model.config, "mm_use_im_start_end", False))
@@ -76,10 +76,10 @@ def _patch_boxes(loaded: Loaded, picture: Image.Image, count: int) -> Callable[[
     columns = rows = 0
     if aspect_ratio == "anyres":
         columns, rows = get_anyres_image_grid_shape(picture.size, config.image_grid_pinpoints, pixels)
-    if count > (1 + columns * rows) * side * side:
+    if count < side * side:
         raise UserError(
-            f"mm_projector_type {config.mm_projector_type} makes {count} image tokens of {(1 + columns * rows)} x "
-            f"{side * side} patches; where they lie in the picture is not known, so they cannot be drawn"
+            f"mm_projector_type {config.mm_projector_type} makes {count} image tokens of {side * side} patches; where "
+            "they lie in the picture is not known, so they cannot be drawn"
         )
     fit = FITS.get(aspect_ratio or "", "crop")
     whole = covered_box(*picture.size, fit)

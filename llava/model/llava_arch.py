@@ -182,7 +182,8 @@ class LlavaMetaForCausalLM(ABC):
         """One block of tokens ``[n_i, D]`` for each picture of the batch, and which patch each token is ``[n_i]``.
 
         A 4-D tensor is one picture a row. A list, or a 5-D tensor, holds tiles ``[P, 3, H, W]`` of each picture.
-        ``samples`` names each picture's row. Patches count on through a picture's tiles; -1 is a line's end.
+        ``samples`` names each picture's row. Patches count on through a picture's tiles. -1 is a token without a place
+        in the picture: a line's end, the class token, what a projector makes beside the patches.
         """
         tiled = isinstance(images, list) or images.ndim == 5
         pictures = [image if image.ndim == 4 else image.unsqueeze(0) for image in images]
@@ -193,10 +194,16 @@ class LlavaMetaForCausalLM(ABC):
             query_args = (query[0][rows], query[1][rows])
         # Every tile of every picture in one call; they all have the processor's size.
         features = self.encode_images(torch.cat(pictures), *query_args)
+        tower = self.get_vision_tower()
+        number = torch.arange(features.shape[1], device=features.device)
+        if tower.select_feature == "cls_patch":
+            number = number - 1
+        number = number.masked_fill(number >= tower.num_patches, -1)
         if not tiled:
-            return list(features), [torch.arange(features.shape[1], device=features.device)] * len(features)
+            return list(features), [number] * len(features)
         parts = features.split(tiles)
-        numbers = [torch.arange(part[..., 0].numel(), device=part.device).view(*part.shape[:2], 1) for part in parts]
+        first = [tower.num_patches * torch.arange(count, device=number.device).view(-1, 1, 1) for count in tiles]
+        numbers = [torch.where(number[:, None] < 0, -1, number[:, None] + start) for start in first]
         newline = getattr(self.get_model(), "image_newline", None)
         no_patch = numbers[0].new_tensor([-1])
         return (

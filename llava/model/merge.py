@@ -67,7 +67,7 @@ class Layout:
 
     vectors: ``[V, D]``, first all token embeddings of the batch, row by row, then all features, block by block, then
         one of zeros: what stands behind a row's end.
-    patch: ``[V]``, which patch of its picture an image token is, -1 for other vectors.
+    patch: ``[V]``, which patch of its picture an image token is, -1 for those that are none and for other vectors.
     source: ``[B, L]``, indices into ``vectors``.
     copied: ``[B, L]`` bool, where a copy stands of what also stands elsewhere.
     num_tokens: how many of the vectors are token embeddings.
@@ -86,7 +86,7 @@ class Layout:
 
     @property
     def is_image(self) -> Tensor:
-        """Where image tokens stand, ``[B, L]`` bool."""
+        """Where image tokens stand that are patches, ``[B, L]`` bool."""
         return self.patch[self.source] >= 0
 
     def at(self, places: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from PIL import Image
 from llava import conversation
 from llava.attanchor import calibrate, draw
 from llava.attanchor.calibrate import share_at, threshold_for
+from llava.model.llava_arch import LlavaMetaForCausalLM
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +168,20 @@ class TestDraw:
         for row in both:
             boxes = {tuple(pin["box"]) for pin in row["pins"]}
             assert len(boxes) == len(row["pins"]) == 16
+
+    def test_what_a_projector_makes_beside_the_patches_has_no_pin(self, draw_pins, make_ccra):
+        settings = {"mm_dense_connector_sti_layers": [1, 3], "mm_dense_connector_sti_strip": 4}
+        model = make_ccra(mm_projector_type="dense_connector_sti", **settings)
+        (row,), _ = draw_pins(["wide.png"], "--mm_attanchor_direction", "image_into_text", model=model)
+        assert len({tuple(pin["box"]) for pin in row["pins"]}) == len(row["pins"]) == 16
+
+    def test_tokens_that_are_no_patches_cannot_be_drawn(self, run, data, monkeypatch):
+        features = LlavaMetaForCausalLM.encode_images
+        monkeypatch.setattr(LlavaMetaForCausalLM, "encode_images", lambda *given: features(*given)[:, :9])
+        options = ["--query", "What?", "--mm_attanchor_direction", "text_into_image", "--mm_attanchor_tau", -1]
+        code, _, err = run(draw, "--image-file", data / "wide.png", *options)
+        assert code == 2
+        assert "error: mm_projector_type mlp2x_gelu makes 9 image tokens of 16 patches; where they lie" in err
 
     def test_tiles_lie_on_their_part_of_the_picture(self, draw_pins):
         options = ["--mm_attanchor_direction", "image_into_text"]

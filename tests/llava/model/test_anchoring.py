@@ -149,7 +149,9 @@ def oracle(plain, row, labels, pictures, *, direction, tau, think_tokens=0, quer
     asked = select_query(row.unsqueeze(0), None, markers, query)[0].tolist()
     kinds, turn_ends = [], []
     for i, token in enumerate(row.tolist()):
-        kinds += ["image"] * count if token == IMAGE_TOKEN_INDEX else ["text" if asked[i] else "other"]
+        # What a projector makes beside the sixteen patches has no place in the picture.
+        picture = ["image"] * 16 + ["other"] * (count - 16)
+        kinds += picture if token == IMAGE_TOKEN_INDEX else ["text" if asked[i] else "other"]
         # a turn's last question token: answers or markers follow before the next one
         rest = asked[i + 1 :]
         following = rest.index(True) + i + 1 if True in rest else len(row)
@@ -238,6 +240,22 @@ def test_answers_in_a_batch_are_those_of_single_prompts(name, direction, build, 
             with torch.no_grad():
                 following = model(row.unsqueeze(0), images=pictures).logits[0, -1].argmax().item()
             assert alone[0, 0].item() == following, "the cached run starts from another sequence"
+
+
+def test_only_patches_are_numbered(build, images):
+    row = torch.tensor([[1, IMAGE_TOKEN_INDEX, 5]])
+
+    def numbers(model, pictures):
+        layout, _ = model.find_anchors(row, None, pictures, direction="text_into_image")
+        return layout.patch[layout.source[0, 1:-1]].tolist()
+
+    patches = list(range(16))
+    assert numbers(build(), images[:1]) == patches
+    assert numbers(build("dense_connector_sti"), images[:1]) == patches + [-1] * 8
+    assert numbers(build("dense_connector_sti"), [images[:2]]) == patches + [-1] * 8 + list(range(16, 32)) + [-1] * 8
+    whole = build()
+    whole.get_vision_tower().select_feature = "cls_patch"
+    assert numbers(whole, images[:1]) == [-1, *patches]
 
 
 def test_no_supervised_token_is_ever_copied(build, samples, images, tokenizer):
