@@ -100,7 +100,7 @@ def comparison(arms: Mapping[str, Metrics], metric: str, baseline: str) -> str:
     return markdown(lines)
 
 
-def by_type(arms: Mapping[str, Metrics], baseline: str) -> str:
+def by_type(arms: Mapping[str, Metrics]) -> str:
     """A row per arm, a column per type of question; a star where the interval of the difference leaves out 0."""
     types = [metric for metric in next(iter(arms.values())) if metric.startswith(TYPES)]
     lines = [["", *(name.removeprefix(TYPES) for name in types)]]
@@ -109,7 +109,7 @@ def by_type(arms: Mapping[str, Metrics], baseline: str) -> str:
         for name in types:
             one = metrics[name]
             clear = one.interval is not None and not one.interval[0] <= 0 <= one.interval[1]
-            cells.append(_number(one.mean) + ("*" if clear and arm != baseline else ""))
+            cells.append(_number(one.mean) + ("*" if clear else ""))
         lines.append([f"`{arm}`", *cells])
     return markdown(lines)
 
@@ -156,7 +156,7 @@ def pages(summary: Mapping[str, Any]) -> Iterable[str]:
         yield f"### {evaluation}: {metric}"
         yield comparison(arms, metric, baseline)
         yield f"### {evaluation}: by type of question"
-        yield by_type(arms, baseline)
+        yield by_type(arms)
     yield (
         f"Percent, mean over {seeds} seeds ± its standard error over them. Intervals: paired bootstrap over questions, "
         f"{SAMPLES:,} draws, the seeds as they are. A star: the interval of the difference leaves out 0."

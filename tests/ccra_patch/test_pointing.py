@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from ccra_patch import pointing
-from ccra_patch.pointing import Truth, coverage, masses, read_questions, read_truth, score
+from ccra_patch.pai import AttentionMaps, PAIStack
+from ccra_patch.pointing import Truth, coverage, maps_of, masses, read_questions, read_truth, score
+from ccra_patch.recorder import Call
 from llava.errors import UserError
 
 OBJECTS = ("30", "31", "32")
@@ -65,6 +67,20 @@ def test_a_map_that_knows_nothing_is_at_chance():
     found = score(torch.full((4,), 0.25), truth)
     assert found["energy"] == found["pointing"] == found["area"]
     assert found["others_energy"] == found["others_area"]
+
+
+def test_maps_of_layers_are_weighed_as_lwca_weighs_them():
+    attention = PAIStack(8, 8, hidden_dim=4)
+    lpwca = torch.tensor([[[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 2.0, 2.0]]])
+    weights, pwca = torch.tensor([[0.25, 0.75]]), torch.tensor([[0.0, 3.0, 1.0, 0.0]])
+    maps = AttentionMaps(torch.ones(1, 1), lpwca, weights, weights, weights, pwca)
+    found = dict(maps_of(Call(attention, torch.zeros(1, 2, 4, 8), torch.zeros(1, 1, 8), maps), 0, layers=(3, 9)))
+    assert {name: mass["positive"].tolist() for name, mass in found.items()} == {
+        "PWCA": [0, 0.75, 0.25, 0],
+        "LPWCA": [0.25, 0, 0.375, 0.375],
+        "LPWCA, layer 3": [1, 0, 0, 0],
+        "LPWCA, layer 9": [0, 0, 0.5, 0.5],
+    }
 
 
 def test_masks_must_be_squares(tmp_path):

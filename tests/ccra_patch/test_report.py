@@ -32,7 +32,7 @@ def test_comparison_has_the_difference_and_both_its_errors():
 
 
 def test_a_star_where_the_interval_leaves_out_nothing():
-    assert cells(report.by_type(ARMS, "mlp2x_gelu")) == [
+    assert cells(report.by_type(ARMS)) == [
         ["", "count", "ocr"],
         ["`mlp2x_gelu`", "51.0", "51.0"],
         ["`ccra`", "50.5", "59.0*"],

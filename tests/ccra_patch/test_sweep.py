@@ -141,6 +141,14 @@ def test_named_evaluations_have_their_own_variables_and_tables(run, tmp_path):
     assert [call.split()[-1] for call in calls] == ["batch=3"] * 3
 
 
+def test_an_evaluation_that_was_left_out_once_is_remembered(run):
+    run("--evaluation", "near", "BATCH_SIZE=1", seeds="1")
+    run("--evaluation", "far", "BATCH_SIZE=2", seeds="1")
+    code, _, errors, _ = run("--evaluation", "near", "BATCH_SIZE=3", seeds="1")
+    assert code == 2
+    assert "BATCH_SIZE is '1' there, '3' here" in errors
+
+
 def test_the_summary_says_what_an_arm_took(run, tmp_path):
     run(seeds="1")
     about = json.loads((tmp_path / "out" / "summary.json").read_text())["arms"]["shuffled"]
@@ -215,7 +223,7 @@ def test_a_failure_among_jobs_starts_no_further_run_and_keeps_what_is_done(run, 
     code, _, errors, calls = run("--jobs", "2", seeds="1 2 3 4 5")
     assert code == 2
     assert f"its message is in {tmp_path}/out/pai-seed1/train.log; mend that" in errors.splitlines()[-1]
-    assert len(calls) < 2 * 15
+    assert len(calls) < 15  # of 30
     obstacle.unlink()
     _, _, _, more = run("--jobs", "2", seeds="1 2 3 4 5")
     assert len([call for call in calls + more if call.startswith("eval")]) == 15
