@@ -74,7 +74,7 @@ def add_attanchor_flags(parser: argparse.ArgumentParser) -> None:
     """
     group = parser.add_argument_group("AttAnchor (default: as the checkpoint was trained)")
     for f in fields(AttAnchorSettings):
-        group.add_argument(f"--{f.name}", type=TYPES[f.name], default=None, help=f.metadata["help"])
+        group.add_argument(f"--{f.name}", type=TYPES[f.name], default=argparse.SUPPRESS, help=f.metadata["help"])
 
 
 def given_attanchor_flags(args: Any) -> dict[str, Any]:

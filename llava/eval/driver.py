@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from llava.attanchor import enable_attanchor
+from llava.conversation import conv_templates
 from llava.errors import UserError
 from llava.eval.answers import AnswersFile, find_finished
 from llava.eval.batches import ItemDataset, load_batches, plan_batches
@@ -71,8 +73,11 @@ def answer_items(items: Sequence[Item], settings: DriverSettings, *, plain_uses_
     tokenizer, model, image_processor, _ = load_pretrained_model(
         settings.model_path, settings.model_base, model_name, device=device
     )
-    if image_processor is None and any(item.images for item in items):
-        raise UserError(f"{settings.model_path} is a text-only model; these questions need one with a vision tower")
+    if image_processor is None and (settings.attanchor or any(item.images for item in items)):
+        needs = "AttAnchor needs" if settings.attanchor else "these questions need"
+        raise UserError(f"{settings.model_path} is a text-only model; {needs} one with a vision tower")
+    if settings.attanchor:
+        enable_attanchor(model, tokenizer, conv_templates[conv_mode], **settings.attanchor)
     provenance["model"] = _describe_model(model)
     dataset = ItemDataset(items, tokenizer, image_processor, model.config, conv_mode)
     plan = plan_batches(dataset, settings.batch_size)
@@ -104,6 +109,7 @@ def _describe_run(items: Sequence[Item], settings: DriverSettings, conv_mode: st
         "conv_mode": conv_mode,
         "prompt_template": render_prompt("{question}", conv_mode),
         **asdict(settings.sampling),
+        **settings.attanchor,
     }
     if settings.sampling.temperature > 0:  # greedy answers depend on neither
         depends_on |= {"batch_size": settings.batch_size, "random_seed": settings.seed}

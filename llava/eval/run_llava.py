@@ -7,7 +7,9 @@ import requests
 import torch
 from PIL import Image
 
+from llava.attanchor import add_attanchor_flags, enable_attanchor, given_attanchor_flags
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
+from llava.conversation import conv_templates
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.generation import Sampling, generate_texts
 from llava.eval.items import known_conv_mode, open_image, render_prompt
@@ -89,6 +91,8 @@ def eval_model(args: Any) -> None:
     tokenizer, model, image_processor, _ = load_pretrained_model(
         args.model_path, args.model_base, model_name, device=device
     )
+    if attanchor := given_attanchor_flags(args):
+        enable_attanchor(model, tokenizer, conv_templates[conv_mode], **attanchor)
     text = place_images(args.query, getattr(model.config, "mm_use_im_start_end", False))
     input_ids = torch.tensor([tokenizer_image_token(render_prompt(text, conv_mode), tokenizer)])
     pixels = process_images(images, image_processor, model.config)
@@ -114,6 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--top_p", type=float, default=None, help="sample from the likeliest tokens of this total")
     parser.add_argument("--num_beams", type=int, default=1, help="beams of beam search (default: 1)")
     parser.add_argument("--max_new_tokens", type=int, default=512, help="default: 512")
+    add_attanchor_flags(parser)
     return parser
 
 

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from llava.attanchor import add_attanchor_flags, given_attanchor_flags
 from llava.errors import UserError
 from llava.eval.generation import Sampling
 
@@ -28,6 +29,7 @@ class DriverSettings:
     workers: int = DEFAULT_WORKERS
     seed: int = DEFAULT_SEED
     resume: bool = False
+    attanchor: dict[str, Any] = field(default_factory=dict)  # settings over those of the checkpoint
 
     @classmethod
     def from_args(cls, args: Any) -> "DriverSettings":
@@ -49,6 +51,7 @@ class DriverSettings:
             workers=getattr(args, "workers", DEFAULT_WORKERS),
             seed=getattr(args, "random_seed", DEFAULT_SEED),
             resume=getattr(args, "resume", False),
+            attanchor=given_attanchor_flags(args),
         )
         settings.validate()
         return settings
@@ -101,6 +104,7 @@ def add_driver_flags(
     if max_new_tokens is not None:
         parser.add_argument("--max_new_tokens", type=int, default=max_new_tokens, help=f"default: {max_new_tokens}")
     add_own_flags(parser)
+    add_attanchor_flags(parser)
 
 
 def add_own_flags(parser: argparse.ArgumentParser) -> None:

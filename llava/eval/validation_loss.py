@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from llava import conversation
+from llava.attanchor import add_attanchor_flags, enable_attanchor, given_attanchor_flags
 from llava.constants import IGNORE_INDEX
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.items import known_conv_mode
@@ -68,6 +69,8 @@ def measure(args: argparse.Namespace) -> Iterator[tuple[float, int]]:
     tokenizer, model, image_processor, _ = load_pretrained_model(args.model_path, args.model_base, name, device=device)
     if image_processor is None:
         raise UserError(f"{args.model_path} is a text-only model; the loss is that of a model with a vision tower")
+    if attanchor := given_attanchor_flags(args):
+        enable_attanchor(model, tokenizer, conversation.conv_templates[known_conv_mode(args.version)], **attanchor)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     samples = load_samples(args, tokenizer, image_processor, model.config)
@@ -94,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=1, help="samples at once (default: 1)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read pictures ahead (default: 0)")
     parser.add_argument("--output", type=str, help="each sample's loss, JSON Lines, and beside it the score")
+    add_attanchor_flags(parser)
     return parser
 
 

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 
+from llava.attanchor import add_attanchor_flags, enable_attanchor, given_attanchor_flags
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import Conversation, conv_templates
 from llava.errors import UserError, exit_on_user_error, one_line
@@ -84,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--load-8bit", action="store_true", help="quantise with bitsandbytes")
     parser.add_argument("--load-4bit", action="store_true", help="quantise with bitsandbytes")
     parser.add_argument("--debug", action="store_true", help="also print each prompt and answer as a dict")
+    add_attanchor_flags(parser)
     return parser
 
 
@@ -101,6 +103,8 @@ def main() -> None:
         load_8bit=args.load_8bit,
         load_4bit=args.load_4bit,
     )
+    if attanchor := given_attanchor_flags(args):
+        enable_attanchor(engine.model, engine.tokenizer, conv_templates[template], **attanchor)
     chat(engine, conv_templates[template].copy(), args.image_file, args)
 
 

@@ -9,6 +9,8 @@
 #   WORKERS               processes that read pictures ahead, per GPU [4, or fewer if there are fewer cores]
 #   CUDA_VISIBLE_DEVICES  GPUs; each answers one chunk of the questions in a process of its own [0]
 #   EVAL_DATA             folder of all benchmarks; DATA is in it unless it is set [./playground/data/eval]
+#   MM_ATTANCHOR_*        AttAnchor's settings, over those that the checkpoint was trained with, as in training:
+#                         MM_ATTANCHOR_DIRECTION=text_into_image MM_ATTANCHOR_TAU=0.12
 #   RESUME                1 keeps the answers that a killed run has written, and goes on [0]
 #   PUBLISHED             0 leaves out the last line, the papers' rows beside the score [1]
 #
@@ -30,6 +32,9 @@ case ${1-} in
         exit 0
         ;;
 esac
+
+arguments=() # of every program that loads the checkpoint
+setting_flags MM_ATTANCHOR_
 
 require_tree() { # require_tree FOLDER [PATH NOTE]...: all of it must be there; if not, shows the tree with what is missing
     local folder=$1 missing=0 tree="" path mark
@@ -86,7 +91,7 @@ answer_questions() {
     [[ -z ${MODEL_BASE-} ]] || command+=(--model-base "$MODEL_BASE")
     [[ -z ${WORKERS-} ]] || command+=(--workers "$WORKERS")
     [[ ${RESUME:-0} == 0 ]] || command+=(--resume)
-    command+=("${@:5}")
+    command+=(${arguments[@]+"${arguments[@]}"} "${@:5}")
 
     IFS=, read -r -a gpus <<<"${CUDA_VISIBLE_DEVICES-0}"
     ((${#gpus[@]})) || gpus=("") # no GPU in sight: one process on the CPU

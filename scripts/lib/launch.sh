@@ -127,25 +127,10 @@ choose_accumulation() {
     require_count GRAD_ACCUM
 }
 
-flag() { # flag NAME VALUE: one flag of the trainer, left out when the value is empty
+flag() { # flag NAME VALUE: one flag of the trainer, left out when the value is empty (list_flag: one of several words)
     if [[ -n $2 ]]; then
         arguments+=("$1" "$2")
     fi
-}
-
-list_flag() { # list_flag NAME VALUES: likewise, one value per word
-    local values
-    read -r -a values <<<"$2"
-    if ((${#values[@]})); then
-        arguments+=("$1" "${values[@]}")
-    fi
-}
-
-setting_flags() { # setting_flags PREFIX: a flag for each variable that begins with it
-    local name
-    for name in $(compgen -A variable "$1"); do
-        list_flag "--$(tr '[:upper:]' '[:lower:]' <<<"$name")" "${!name}"
-    done
 }
 
 validation_flags() { # with EVAL_DATA: a checkpoint of every evaluated model, so that the best one can be kept

@@ -138,13 +138,15 @@ def test_a_failing_chunk_stops_the_others(tmp_path: Path) -> None:
 
 def test_every_gpu_gets_a_chunk_and_the_variables_become_flags(tmp_path: Path) -> None:
     variables = {"MODEL_BASE": "base", "WORKERS": "3", "BATCH_SIZE": "8", "CONV_MODE": "llava_v1", "RESUME": "1"}
+    variables |= {"MM_ATTANCHOR_DIRECTION": "text_into_image", "MM_ATTANCHOR_TAU": "0.2", "MM_ATTANCHOR_QUERY": ""}
     record = f'echo "GPU $CUDA_VISIBLE_DEVICES: $*" >>{tmp_path}/calls;'
     result = bash(*with_recorder(tmp_path, record), CKPT="a/b", CUDA_VISIBLE_DEVICES="4,6", **variables)
     assert result.stdout == "went on\n"
     *chunks, merge = (tmp_path / "calls").read_text().splitlines()
     flags = (
         "-m a.driver --model-path a/b --question-file q.jsonl --conv-mode llava_v1 --batch-size 8 --temperature 0 "
-        "--model-base base --workers 3 --resume --image-folder pictures --num-chunks 2"
+        "--model-base base --workers 3 --resume --mm_attanchor_direction text_into_image --mm_attanchor_tau 0.2 "
+        "--image-folder pictures --num-chunks 2"
     )
     assert sorted(chunks) == [
         f"GPU 4: {flags} --chunk-idx 0 --answers-file {tmp_path}/2_0.jsonl",

@@ -30,7 +30,8 @@ bert=()
 
 answer_questions "$DATA" "$ANSWERS" "$ANSWERS.jsonl" llava.eval.model_vqa_science --image-folder "$IMAGES" "$@"
 python -m llava.eval.validation_loss --model-path "$CKPT" ${base[@]+"${base[@]}"} --data-path "$DATA" \
-    --image-folder "$IMAGES" --version "$VERSION" --batch-size "$BATCH_SIZE" --output "${ANSWERS}_loss.jsonl"
+    --image-folder "$IMAGES" --version "$VERSION" --batch-size "$BATCH_SIZE" --output "${ANSWERS}_loss.jsonl" \
+    ${arguments[@]+"${arguments[@]}"}
 python -m llava.eval.eval_text --annotation-file "$DATA" --result-file "$ANSWERS.jsonl" ${bert[@]+"${bert[@]}"}
 show_result validation_loss "${ANSWERS}_loss.jsonl" validation_loss
 show_result cider "$ANSWERS.jsonl" cider

@@ -15,6 +15,7 @@ from llava.errors import UserError
 from llava.eval import driver, model_vqa_loader
 from llava.eval.model_vqa_loader import eval_model
 from llava.eval.provenance import provenance_path
+from llava.model.builder import load_pretrained_model
 
 pytestmark = pytest.mark.usefixtures("one_load")
 Arguments = Callable[..., SimpleNamespace]
@@ -112,6 +113,34 @@ def test_a_killed_run_resumes_to_what_an_uninterrupted_one_gives(
     assert records[1]["resumed_at"] == [len(kept)]
     for same in ("status", "settings", "questions", "items", "inputs_digest", "model"):
         assert records[0][same] == records[1][same]
+
+
+def test_attanchor_by_flags(
+    write_questions: Callable[..., Path],
+    arguments: Arguments,
+    answers_of: AnswersOf,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    assets: Path,
+) -> None:
+    """A checkpoint that was trained without it; what was switched on stands in the record and may not change."""
+    monkeypatch.setattr(driver, "load_pretrained_model", load_pretrained_model)  # not the one that tests share
+    write_questions(6)
+    plain, anchored = out / "plain.jsonl", out / "anchored.jsonl"
+    on = {"mm_attanchor_direction": "text_into_image", "mm_attanchor_tau": -1.0}
+    run(arguments, plain)
+    run(arguments, anchored, **on)
+    assert answers_of(plain) != answers_of(anchored)
+    assert not [name for name in provenance(plain)["settings"] if "attanchor" in name]
+    record = provenance(anchored)
+    assert on.items() <= record["settings"].items()
+    assert on.items() <= record["model"]["config"].items()
+    with pytest.raises(UserError, match=r"was made with mm_attanchor_tau -1\.0, not 0\.5; settings must not mix"):
+        run(arguments, anchored, resume=True, **on | {"mm_attanchor_tau": 0.5})
+    with pytest.raises(UserError, match=r"was made with mm_attanchor_direction None, not 'text_into_image'"):
+        run(arguments, plain, resume=True, **on)
+    with pytest.raises(UserError, match="vicuna_tiny is a text-only model; AttAnchor needs one with a vision tower"):
+        run(arguments, out / "text.jsonl", model_path=str(assets / "vicuna_tiny"), **on)
 
 
 KILLED_IN_A_LINE = """

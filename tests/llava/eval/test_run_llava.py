@@ -101,6 +101,14 @@ def test_the_answer_is_printed(
     eval_model(args)
     assert capsys.readouterr().out not in ("", first)
 
+    configs = []
+    monkeypatch.setattr(
+        run_llava, "generate_texts", lambda model, *given, **more: configs.append(model.config) or ["-"]
+    )
+    args.mm_attanchor_direction, args.mm_attanchor_tau = "image_into_text", 0.25
+    eval_model(args)
+    assert (configs[0].mm_attanchor_direction, configs[0].mm_attanchor_tau) == ("image_into_text", 0.25)
+
     monkeypatch.delattr(run_llava, "load_pretrained_model")
     args.image_file = str(picture)
     with pytest.raises(UserError, match="--query has 2 <image-placeholder> for 1 pictures"):

@@ -55,6 +55,13 @@ def test_the_loss_is_the_models_own_over_all_tokens(
     assert [line["sample"] for line in lines] == [0, 1, 2]
 
 
+def test_attanchor_moves_it(data: Path, tiny_llava: Path, run_main: Callable[..., str]) -> None:
+    flags = ("--model-path", tiny_llava, "--data-path", data, "--image-folder", data.parent)
+    on = ("--mm_attanchor_direction", "text_into_image", "--mm_attanchor_tau")
+    plain, nothing, everything = (run_main(validation_loss, *flags, *more) for more in ((), (*on, 1), (*on, -1)))
+    assert plain == nothing != everything
+
+
 def test_mistakes_are_told_in_one_line(data: Path, tiny_llava: Path, assets: Path, refusal: Callable[..., str]) -> None:
     flags = ("--data-path", data, "--image-folder", data.parent)
     assert "vicuna_tiny is a text-only model" in refusal(

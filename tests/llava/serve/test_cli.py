@@ -82,6 +82,15 @@ def test_two_turns_with_the_tiny_ccra_model(run, ccra_folder):
     assert second["prompt"] == prompt_of("<image>\nWhat is it?", first["outputs"].strip(), "Where?")
 
 
+def test_attanchor_by_flags(run, ccra_folder, monkeypatch):
+    engines, load = [], Engine.load
+    monkeypatch.setattr(Engine, "load", lambda *given, **more: engines.append(load(*given, **more)) or engines[0])
+    flags = ["--mm_attanchor_direction", "text_into_image", "--mm_attanchor_tau", "0.2"]
+    run("What is it?", flags=["--temp", "0", "--max-new", "2", *flags], model=str(ccra_folder))
+    config = engines[0].model.config
+    assert (config.mm_attanchor_direction, config.mm_attanchor_tau) == ("text_into_image", 0.2)
+
+
 def test_the_dialogue_holds_no_special_tokens_and_ends_at_its_stop_string(run, scripted):
     engine = scripted("A cup.", "A red one.")
     printed, _ = run("What?", "Colour?", model="llava-v1.5-7b")
