@@ -62,6 +62,11 @@ def table(columns: Mapping[str, Scores], groups: Mapping[str, str]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def heading(titles: Sequence[str], tables: Sequence[str]) -> list[str]:
+    """Each table under its title, Markdown."""
+    return [f"### {title}\n\n{table}" for title, table in zip(titles, tables, strict=True)]
+
+
 def choose_questions(gqa: Path, page: Page) -> list[dict[str, Any]]:
     """The first question of each shown type, on different pictures, as the driver reads it, with its answer."""
     entries = json.loads((gqa / "data" / f"{page.tier}_questions.json").read_text(encoding="utf-8"))
@@ -124,6 +129,7 @@ def report(page: Page) -> None:
         metavar="NAME=results.json",
         help="the models of one table; may be given again",
     )
+    parser.add_argument("--titles", nargs="+", help="what stands above each table (default: nothing)")
     parser.add_argument("--checkpoint", required=True, help="CCRA model whose maps are drawn")
     parser.add_argument("--conv-mode", default="vicuna_v1", help="its conversation template (default: vicuna_v1)")
     parser.add_argument("--gqa", type=Path, required=True, help="folder of the test questions and pictures")
@@ -134,7 +140,9 @@ def report(page: Page) -> None:
     args = parser.parse_args()
 
     tables = [table({name: read_scores(path) for name, path in scores}, page.groups) for scores in args.scores]
-    text = "\n\n".join(tables)
+    if args.titles is not None and len(args.titles) != len(tables):
+        raise UserError(f"--titles gives {len(args.titles)} for {len(tables)} tables; give one for each --scores")
+    text = "\n\n".join(tables if args.titles is None else heading(args.titles, tables))
     args.table.parent.mkdir(parents=True, exist_ok=True)
     args.table.write_text(text + "\n", encoding="utf-8")
     questions = choose_questions(args.gqa, page)

@@ -38,5 +38,5 @@ for tier in "${TIERS[@]}"; do
 done
 
 say "report"
-python -m playground.photos.report "${report[@]}" --conv-mode "$CONV_MODE" \
+python -m playground.photos.report "${report[@]}" --titles "${TIERS[@]}" --conv-mode "$CONV_MODE" \
     --checkpoint "$ccra" --gqa "$data/gqa" --table "$RUNS/report.md" --figure "$RUNS/maps.png"

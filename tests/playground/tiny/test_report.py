@@ -24,6 +24,10 @@ def test_table_has_a_column_for_each_model_and_a_row_for_each_group() -> None:
     assert len({len(line) for line in lines}) == 1
 
 
+def test_tables_stand_under_their_titles() -> None:
+    assert report.heading(["near", "far"], ["| a |", "| b |"]) == ["### near\n\n| a |", "### far\n\n| b |"]
+
+
 def test_every_kind_of_question_has_a_row() -> None:
     kinds = {easy_vqa.gqa_types(question)["detailed"] for question in easy_vqa.read_questions("test")}
     assert kinds == {group.removeprefix("detailed/") for group in PAGE.groups if group.startswith("detailed/")}
