@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -64,9 +65,9 @@ def mix_backward(stack: Tensor, grad_mixed: Tensor) -> Tensor:
 
 def _share(kernel: Callable[..., None], parts: int, stack: Tensor, *others: Tensor) -> None:
     """Run the kernel over all parts of its work, on several threads if torch has them."""
-    bits = {2: (torch.int16, np.uint16), 4: (torch.int32, np.uint32)}[stack.itemsize]
     span = 1 + sum((size - 1) * stride for size, stride in zip(stack.shape, stack.stride(), strict=True))
-    memory = stack.view(bits[0]).as_strided((span,), (1,)).numpy().view(bits[1])
+    whole, bits = (torch.int16, np.uint16) if stack.dtype == torch.bfloat16 else (torch.int32, np.uint32)
+    memory = stack.as_strided((span,), (1,)).view(whole).numpy().view(bits)
     given = memory, stack.stride()[:3], *(other.detach().contiguous().numpy() for other in others)
     threads = min(torch.get_num_threads(), parts)
     if threads == 1:
@@ -82,9 +83,21 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 @compiled
-def _float32(number: Any, shift: Any) -> Any:
-    """From its bits: a bfloat16 is the upper half of a float32, and those of a float32 are shifted by none."""
-    return np.uint32(np.uint32(number) << shift).view(np.float32)
+def _patch(memory: Array, strides: Strides, image: int, layer: int, patch: int, width: int) -> Array:
+    first = image * strides[0] + layer * strides[1] + patch * strides[2]
+    return memory[first : first + width]
+
+
+def _float32(bits: Any) -> Any:
+    """The number that bits in memory stand for; exists in compiled code alone."""
+    raise NotImplementedError
+
+
+@overload(_float32, strict=False)  # which would want lambdas annotated, too
+def _by_width(bits: Any) -> Callable[[Any], Any]:
+    if bits == types.uint16:  # a bfloat16, the upper half of a float32
+        return lambda bits: np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+    return lambda bits: np.uint32(bits).view(np.float32)
 
 
 @compiled
@@ -94,26 +107,22 @@ def _read(
 ) -> None:  # fmt: skip
     _, count, width = directions.shape
     _, layers, patches = mean.shape
-    shift = np.uint32(8 * (4 - memory.itemsize))
-    numbers = np.empty(width, np.float32)
     for part in range(start, end):
         image, layer = divmod(part, layers)
         for patch in range(patches):
-            first = image * strides[0] + layer * strides[1] + patch * strides[2]
-            features = memory[first : first + width]
+            features = _patch(memory, strides, image, layer, patch, width)
             total = squares = np.float32(0)
             for column in range(width):
-                numbers[column] = _float32(features[column], shift)
-                total += numbers[column]
+                total += _float32(features[column])
             average = total / np.float32(width)
             for column in range(width):
-                away = numbers[column] - average
+                away = _float32(features[column]) - average
                 squares += away * away
             mean[image, layer, patch], variance[image, layer, patch] = average, squares / np.float32(width)
             for number in range(count):
                 direction, product = directions[image, number], np.float32(0)
                 for column in range(width):
-                    product += numbers[column] * direction[column]
+                    product += _float32(features[column]) * direction[column]
                 products[image, number, layer, patch] = product
 
 
@@ -123,38 +132,31 @@ def _read_backward(
 ) -> None:
     _, count, layers, patches = grad_products.shape
     width = of_layers.shape[3]
-    shift = np.uint32(8 * (4 - memory.itemsize))
-    numbers = np.empty(width, np.float32)
     for part in range(start, end):
         image, layer = divmod(part, layers)
         of_layers[image, layer] = 0
         for patch in range(patches):
-            first = image * strides[0] + layer * strides[1] + patch * strides[2]
-            features = memory[first : first + width]
-            for column in range(width):
-                numbers[column] = _float32(features[column], shift)
+            features = _patch(memory, strides, image, layer, patch, width)
             for number in range(count):
                 grad, total = grad_products[image, number, layer, patch], of_layers[image, layer, number]
                 for column in range(width):
-                    total[column] += grad * numbers[column]
+                    total[column] += grad * _float32(features[column])
 
 
 @compiled
 def _mix(memory: Array, strides: Strides, coefficients: Array, mixed: Array, start: int, end: int) -> None:
     _, layers, patches = coefficients.shape
     width, chunks = mixed.shape[2], -(-patches // CHUNK)
-    shift = np.uint32(8 * (4 - memory.itemsize))
     for part in range(start, end):
         image, chunk = divmod(part, chunks)
         begin, stop = chunk * CHUNK, min(patches, (chunk + 1) * CHUNK)
         mixed[image, begin:stop] = 0
         for layer in range(layers):
             for patch in range(begin, stop):
-                first = image * strides[0] + layer * strides[1] + patch * strides[2]
-                features = memory[first : first + width]
+                features = _patch(memory, strides, image, layer, patch, width)
                 coefficient, total = coefficients[image, layer, patch], mixed[image, patch]
                 for column in range(width):
-                    total[column] += coefficient * _float32(features[column], shift)
+                    total[column] += coefficient * _float32(features[column])
 
 
 @compiled
@@ -163,13 +165,11 @@ def _mix_backward(
 ) -> None:
     _, layers, patches = grad_coefficients.shape
     width = grad_mixed.shape[2]
-    shift = np.uint32(8 * (4 - memory.itemsize))
     for part in range(start, end):
         image, layer = divmod(part, layers)
         for patch in range(patches):
-            first = image * strides[0] + layer * strides[1] + patch * strides[2]
-            features = memory[first : first + width]
+            features = _patch(memory, strides, image, layer, patch, width)
             grad, product = grad_mixed[image, patch], np.float32(0)
             for column in range(width):
-                product += grad[column] * _float32(features[column], shift)
+                product += grad[column] * _float32(features[column])
             grad_coefficients[image, layer, patch] = product

@@ -90,6 +90,13 @@ def _launch(kernel: Any, grid: tuple[int, ...], stack: Tensor, *arguments: Any, 
 
 
 @triton.jit
+def _tile(start, patch, column, patches, width, patch_stride):
+    """Patches of one layer, which begins at ``start``, in float32; 0 outside."""
+    inside = (patch < patches)[:, None] & (column < width)[None, :]
+    return tl.load(start + patch[:, None] * patch_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def _read(
     stack, directions, products, mean, variance, layers, patches, width, image_stride, layer_stride, patch_stride,
     COUNT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -98,11 +105,10 @@ def _read(
     patch, column = tl.program_id(2) * ROWS + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     is_patch, is_column = patch < patches, column < width
     start = stack + image * image_stride + layer * layer_stride
-    inside = is_patch[:, None] & is_column[None, :]
-    tile = tl.load(start + patch[:, None] * patch_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    tile = _tile(start, patch, column, patches, width, patch_stride)
 
     average = tl.sum(tile, axis=1) / width
-    centred = tl.where(inside, tile - average[:, None], 0.0)
+    centred = tl.where(is_column[None, :], tile - average[:, None], 0.0)
     place = (image * layers + layer) * patches + patch
     tl.store(mean + place, average, mask=is_patch)
     tl.store(variance + place, tl.sum(centred * centred, axis=1) / width, mask=is_patch)
@@ -125,11 +131,9 @@ def _read_backward(
     total = tl.zeros((PADDED, COLUMNS), dtype=tl.float32)
     for first in range(0, patches, ROWS):
         patch = first + tl.arange(0, ROWS)
-        is_patch = patch < patches
-        grad = tl.load(grads[:, None] + patch[None, :], mask=is_number[:, None] & is_patch[None, :], other=0.0)
-        inside = is_patch[:, None] & is_column[None, :]
-        tile = tl.load(start + patch[:, None] * patch_stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-        total += tl.dot(grad, tile, input_precision="ieee")
+        is_grad = is_number[:, None] & (patch < patches)[None, :]
+        grad = tl.load(grads[:, None] + patch[None, :], mask=is_grad, other=0.0)
+        total += tl.dot(grad, _tile(start, patch, column, patches, width, patch_stride), input_precision="ieee")
     place = ((image * layers + layer) * COUNT + number) * width
     tl.store(of_layers + place[:, None] + column[None, :], total, mask=is_number[:, None] & is_column[None, :])
 
@@ -142,13 +146,13 @@ def _mix(
     image = tl.program_id(0).to(tl.int64)
     patch, column = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     is_patch = patch < patches
-    inside = is_patch[:, None] & (column < width)[None, :]
-    tile_at = stack + image * image_stride + patch[:, None] * patch_stride + column[None, :]
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
     for layer in range(layers):
+        start = stack + image * image_stride + layer * layer_stride
         coefficient = tl.load(coefficients + (image * layers + layer) * patches + patch, mask=is_patch, other=0.0)
-        total += tl.load(tile_at + layer * layer_stride, mask=inside, other=0.0).to(tl.float32) * coefficient[:, None]
-    tl.store(mixed + (image * patches + patch[:, None]) * width + column[None, :], total, mask=inside)
+        total += _tile(start, patch, column, patches, width, patch_stride) * coefficient[:, None]
+    place = (image * patches + patch[:, None]) * width + column[None, :]
+    tl.store(mixed + place, total, mask=is_patch[:, None] & (column < width)[None, :])
 
 
 @triton.jit
@@ -158,11 +162,9 @@ def _mix_backward(
 ):  # fmt: skip
     image = tl.program_id(0).to(tl.int64)
     patch, column = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, COLUMNS)
-    is_patch = patch < patches
-    inside = is_patch[:, None] & (column < width)[None, :]
-    tile_at = stack + image * image_stride + patch[:, None] * patch_stride + column[None, :]
-    grad = tl.load(grad_mixed + (image * patches + patch[:, None]) * width + column[None, :], mask=inside, other=0.0)
+    grad = _tile(grad_mixed + image * patches * width, patch, column, patches, width, width)
     for layer in range(layers):
-        tile = tl.load(tile_at + layer * layer_stride, mask=inside, other=0.0).to(tl.float32)
+        start = stack + image * image_stride + layer * layer_stride
+        tile = _tile(start, patch, column, patches, width, patch_stride)
         place = (image * layers + layer) * patches + patch
-        tl.store(grad_coefficients + place, tl.sum(tile * grad, axis=1), mask=is_patch)
+        tl.store(grad_coefficients + place, tl.sum(tile * grad, axis=1), mask=patch < patches)
