@@ -214,7 +214,7 @@ class PWCA(QuestionAttention):
         Where there are several depth groups, a patch is scored by its mean over them.
         """
         probe = self.probe(question)
-        scores = einsum(semantic, probe.direction, "b g n width, b one width -> b g n").mean(dim=1)
+        scores = torch.linalg.vecdot(semantic, probe.direction[:, None]).mean(dim=1)
         scores = scores + probe.offset[:, None]
         gain = (1 + scores)[:, None, :, None]
         if self.norm_order == "pre":
