@@ -112,10 +112,15 @@ def test_every_kernel_size_is_the_references(kernel_size):
 @ALL_VARIANTS
 @pytest.mark.parametrize("norm_order", ["pre", "post"])
 def test_in_float32_outputs_and_gradients_hold_to_1e_5(norm_order, variant):
+    """Or to ten times what the equations themselves are off in float32, line by line: some gradients are cancellations.
+
+    Those are, under ``post``, what Q and K of LPWCA and PWCA get, and through them the question.
+    """
     shipped, reference = pair(torch.float32, norm_order=norm_order, **VARIANTS[variant])
-    reference.double()
     sample = inputs(layers=12, patches=20, dtype=torch.float32)
     output, maps, grads = gradients(shipped, *sample)
+    _, _, by_the_book = gradients(reference, *sample)
+    reference.double()
     expected_output, expected_maps, expected_grads = gradients(
         reference, sample[0].double(), sample[1].double(), sample[2]
     )
@@ -124,11 +129,9 @@ def test_in_float32_outputs_and_gradients_hold_to_1e_5(norm_order, variant):
         assert_near(maps[name], expected, 1e-5, name)
     largest = max(grad.abs().max() for grad in expected_grads.values())
     for name, expected in expected_grads.items():
-        # under post, what Q and K of LPWCA and PWCA get is a cancellation: float32 noise in any implementation;
-        # with depth groups, what the question gets through the groups' shares too
-        undone = ("lpwca", "pwca", "importance", "query") if shipped.depth_groups > 1 else ("lpwca", "pwca")
-        cancels = name in NO_GRADIENT or (norm_order == "post" and name.startswith(undone))
-        assert_near(grads[name], expected, 1e-5, f"gradient of {name}", scale=largest if cancels else None)
+        scale = largest if name in NO_GRADIENT else expected.abs().max()
+        noise = (by_the_book[name] - expected).abs().max() / scale
+        assert_near(grads[name], expected, max(1e-5, 10 * noise.item()), f"gradient of {name}", scale=scale)
 
 
 @ALL_VARIANTS
