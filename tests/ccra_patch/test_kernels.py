@@ -38,7 +38,7 @@ def check_reads(library, device, monkeypatch):
             kernels, name, lambda *given, name=name, kernel=kernel: calls.append(name) or kernel(*given)
         )
     for images, layers, patches, width in SHAPES:
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16)[: 3 if library == "triton" else 2]:
             for view in (False, True):
                 whole = torch.randn(images, layers, patches + 1, width, generator=generator) + 0.5
                 stack = whole.to(device, dtype)[:, :, 1:] if view else whole[:, :, 1:].contiguous().to(device, dtype)
