@@ -109,6 +109,16 @@ def test_every_kernel_size_is_the_references(kernel_size):
     assert_near(shipped(*sample)[0], reference(*sample)[0], 1e-11, "output")
 
 
+@pytest.mark.parametrize("hidden_dim", [1, 64, 96, 128, 160, 192, 256, 320, 384])
+def test_every_hidden_width_is_the_references(hidden_dim):
+    """Those of Figure 7, and the least."""
+    torch.manual_seed(0)
+    shipped, reference = PAIStack(VISION, TEXT, hidden_dim).double(), ReferencePAI(VISION, TEXT, hidden_dim).double()
+    reference.load_state_dict(shipped.state_dict())
+    sample = inputs()
+    assert_near(shipped(*sample)[0], reference(*sample)[0], 1e-11, "output")
+
+
 @ALL_VARIANTS
 @pytest.mark.parametrize("norm_order", ["pre", "post"])
 def test_in_float32_outputs_and_gradients_hold_to_1e_5(norm_order, variant):

@@ -62,6 +62,26 @@ def load(assets, tokenizer):
     return model
 
 
+def rows_of(tokenizer, *dialogues):
+    """``[B, S]`` ids, padded on the right, and their mask; the last turn of each dialogue is the question if odd."""
+    rows = []
+    for turns in dialogues:
+        conv = conversation.conv_templates["v1"].copy()
+        for number, text in enumerate(turns):
+            conv.append_message(conv.roles[number % 2], text)
+        if len(turns) % 2:
+            conv.append_message(conv.roles[1], None)
+        rows.append(tokenizer_image_token(conv.get_prompt(), tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt"))
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return ids, torch.arange(ids.shape[1]) < torch.tensor([[len(row)] for row in rows])
+
+
+def sequence(model, ids, mask, images, sizes=None):
+    """Embeddings of the merged sequence ``[B, S', D]`` and which are valid."""
+    with torch.no_grad():
+        return model.prepare_inputs_labels_for_multimodal(ids, None, mask, None, None, images, sizes)[4:1:-2]
+
+
 @pytest.fixture(scope="module")
 def images():
     return torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(1))
@@ -70,17 +90,8 @@ def images():
 @pytest.fixture(scope="module")
 def prompt(tokenizer):
     """``[2, S]`` ids and their mask: one question with a picture, one without."""
-    rows = []
-    for question in ("<image>\nWhat is on the table?", "Where is it?"):
-        conv = conversation.conv_templates["v1"].copy()
-        conv.append_message(conv.roles[0], question)
-        conv.append_message(conv.roles[1], "A red cup.")
-        rows.append(tokenizer_image_token(conv.get_prompt(), tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt"))
-    ids = torch.zeros(2, max(map(len, rows)), dtype=torch.long)
-    mask = torch.zeros_like(ids, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)], mask[i, : len(row)] = row, True
-    return ids, mask
+    answer = "A red cup."
+    return rows_of(tokenizer, ("<image>\nWhat is on the table?", answer), ("Where is it?", answer))
 
 
 def awake(model):
@@ -143,6 +154,62 @@ def test_answers_in_a_batch_are_those_of_single_prompts(name, load, images, prom
     for i in range(2):
         alone = model.generate(ids[i : i + 1, mask[i]], images=images[i : i + 1], **options)
         assert together[i].tolist() == alone[0].tolist()
+
+
+@pytest.mark.parametrize("name", FUSING)
+def test_none_one_and_three_pictures_in_one_batch_are_those_of_each_sample_alone(name, load, tokenizer):
+    model = awake(load(name))
+    compare = ("<image>\n<image>\nCompare these.", "Equal.", "<image>\nAnd this?")
+    ids, mask = rows_of(tokenizer, ("Where is the dog?",), ("<image>\nWhat is on the table?",), compare)
+    pictures = torch.randn(5, 3, 28, 28, generator=torch.Generator().manual_seed(4))
+    embeds, valid = sequence(model, ids, mask, pictures)
+    for i, own in enumerate((pictures[:1], pictures[1:2], pictures[2:])):  # a text uses up a blank one
+        alone, _ = sequence(model, ids[i : i + 1, mask[i]], None, own)
+        torch.testing.assert_close(embeds[i][valid[i]], alone[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("merge_type", ["flat", "spatial_unpad"])
+@pytest.mark.parametrize("name", FUSING)
+def test_tiles_of_several_pictures_are_those_of_each_alone(name, merge_type, load, tokenizer):
+    if name == WITH_MORE_TOKENS and merge_type != "flat":
+        pytest.skip("its tokens have no place in a grid, see below")
+    model = awake(load(name, mm_patch_merge_type=merge_type))
+    model.config.image_aspect_ratio = "anyres"
+    model.config.image_grid_pinpoints = [[28, 56], [56, 28], [56, 56]]
+    tiles = list(torch.randn(8, 3, 28, 28, generator=torch.Generator().manual_seed(4)).split([3, 5]))
+    sizes = [(28, 50), (50, 50)]
+    ids, mask = rows_of(tokenizer, ("<image>\nWhat is it?",), ("<image>\nHow many cats are on the table?",))
+    embeds, valid = sequence(model, ids, mask, tiles, sizes)
+    for i in range(2):
+        alone, _ = sequence(model, ids[i : i + 1, mask[i]], None, tiles[i : i + 1], sizes[i : i + 1])
+        torch.testing.assert_close(embeds[i][valid[i]], alone[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", FUSING)
+def test_half_precision_stays_near_float32(name, dtype, load, images, prompt):
+    """Eight roundings of the type, of the embeddings' scale."""
+    exact, half = (sequence(awake(load(name)).to(kind), *prompt, images.to(kind))[0] for kind in (torch.float32, dtype))
+    assert half.dtype == dtype
+    bound = 8 * torch.finfo(dtype).eps * exact.abs().max()
+    torch.testing.assert_close(half.float(), exact, rtol=0, atol=bound.item())
+
+
+@pytest.mark.parametrize("name", FUSING)
+def test_gradient_checkpointing_changes_no_gradient_and_every_weight_has_one(name, load, images, prompt):
+    ids, mask = prompt
+    labels = ids.masked_fill(~mask | (ids == IMAGE_TOKEN_INDEX), IGNORE_INDEX)
+    gradients = []
+    for checkpointing in (False, True):
+        model = awake(load(name)).train()
+        if checkpointing:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model(ids, attention_mask=mask, images=images, labels=labels).loss.backward()
+        gradients.append({n: p.grad for n, p in model.get_model().mm_projector.named_parameters()})
+    for parameter, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][parameter], value, msg=parameter)
+    assert [parameter for parameter, value in gradients[0].items() if "weight" in parameter and not value.any()] == []
 
 
 def test_layers_are_named_at_the_start_and_must_exist(load, caplog):
