@@ -402,7 +402,9 @@ def test_every_setting_of_every_projector_has_its_variable(spec: ProjectorSpec) 
     assert spec.settings is not None
     defaults = vars(spec.settings())
     words = {
-        name: " ".join(map(str, value if isinstance(value, list) else [value])) for name, value in defaults.items()
+        name: " ".join(map(str, value if isinstance(value, list) else [value]))
+        for name, value in defaults.items()
+        if value is not None
     }
     command = command_of(
         CCRA, PROJECTOR=spec.name, DEEPSPEED="", **{name.upper(): value for name, value in words.items() if value}
