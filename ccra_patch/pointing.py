@@ -36,7 +36,6 @@ from typing import Any
 import numpy as np
 import torch
 from einops import reduce
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -74,6 +73,8 @@ def read_truth(mask: Path, objects: Sequence[str], asked: Sequence[str], side: i
 
     Raises UserError for a mask that is not a square.
     """
+    from PIL import Image
+
     with Image.open(mask) as picture:
         pixels = torch.from_numpy(np.array(picture))
     if pixels.ndim != 2 or pixels.shape[0] != pixels.shape[1]:

@@ -74,8 +74,10 @@ def test_what_is_imported_at_the_top_is_in_the_base(package: str) -> None:
 
 
 def test_ccra_patch_needs_torch_and_einops_only() -> None:
-    """Drawing also needs matplotlib, which is imported when something is drawn."""
-    assert third_party("ccra_patch", top_level_only=True) <= {"torch", "einops"}
+    """Its commands count with numpy too; pictures need matplotlib and Pillow, which are imported when there is one."""
+    assert third_party("ccra_patch", top_level_only=True) <= {"torch", "einops", "numpy"}
+    library = {path.stem for path in (ROOT / "ccra_patch").glob("*.py") if "numpy" in imported(path, True)}
+    assert library == {"kernels_numba", "pointing", "summary"}
 
 
 def test_torchvision_is_never_asked_for() -> None:
