@@ -7,6 +7,7 @@ file, how similar every token is to its nearest relative, prints which threshold
 
 import argparse
 import json
+import math
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -39,7 +40,7 @@ def threshold_for(similarities: Tensor, share: float) -> float:
 
     Rounded down to four decimals, and never beyond -1 or 1.
     """
-    wanted = max(1, round(share * len(similarities)))
+    wanted = math.ceil(round(share * len(similarities), 6))  # 0.07 of 100 is 7.000000000000001
     exact = similarities.double().sort(descending=True).values[wanted - 1].item()
     return min(1.0, max(-1.0, (exact * 10**PLACES) // 1 / 10**PLACES))
 

@@ -64,6 +64,11 @@ def test_thresholds_reach_the_wanted_share():
     similarities = torch.arange(1000) / 1000 - 0.2
     for share in (0.001, 0.1, 0.5, 1.0):
         assert share_at(similarities, threshold_for(similarities, share)) == pytest.approx(share, abs=1.1e-3)
+    assert share_at(similarities[:21], threshold_for(similarities[:21], 0.25)) == pytest.approx(
+        6 / 21
+    )  # not 5, which are fewer
+    assert share_at(similarities[:100], threshold_for(similarities[:100], 0.07)) == pytest.approx(0.07)
+    assert threshold_for(similarities, 1e-9) == threshold_for(similarities, 0.001)
     assert threshold_for(torch.tensor([0.12345, 0.5]), 1.0) == 0.1234
     assert threshold_for(torch.tensor([-0.12345, 0.5]), 1.0) == -0.1235
     assert threshold_for(torch.tensor([1.0000001]), 0.1) == 1.0
