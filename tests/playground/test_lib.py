@@ -71,7 +71,8 @@ def test_parts_are_known_by_name(shell):
 
 def test_scores_belong_to_checkpoint_tier_and_code(shell, tmp_path):
     found = shell(
-        f"key() {{ cat >/dev/null; echo K; }}\nmkdir -p {tmp_path}/c/near/plain-K\ntouch {tmp_path}/c/near/plain-K/results.json\n"
+        "key() { cat >/dev/null; echo K; }\n"
+        f"mkdir -p {tmp_path}/c/near/plain-K\ntouch {tmp_path}/c/near/plain-K/results.json\n"
         f"evaluation plain {tmp_path}/c data near pictures\necho $scored\n"
     )
     assert found == [f"{tmp_path}/c/near/plain-K/results.json", "exit code 0"]
