@@ -15,8 +15,7 @@ say "data and parts"
 build_parts
 echo "$parts"
 
-stage pretrain scripts/v1_5/pretrain.sh DATA="$data/pretrain.json" "${STAGE1[@]}"
-adapter=$trained/mm_projector.bin
+pretrain
 
 finetune() { # finetune PROJECTOR
     stage "$1" scripts/v1_5/finetune_ccra.sh PROJECTOR="$1" ADAPTER="$adapter" DATA="$data/finetune.json" \

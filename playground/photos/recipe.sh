@@ -15,6 +15,7 @@ case $SCALE in
         LEARNING_RATE=5e-4
         LEARNING_RATES=2e-4,5e-4,1.2e-3
         TRAINER=playground/photos/train.py
+        CONV_MODE=mistral_instruct # the shortest: a system prompt would be half of a step's tokens
         ;;
     gpu)
         STAGE1=(BATCH_SIZE=64 EPOCHS=1 LEARNING_RATE=1e-3)
@@ -22,11 +23,10 @@ case $SCALE in
         LEARNING_RATE=2e-4
         LEARNING_RATES=5e-5,2e-4,8e-4
         TRAINER=llava/train/train_mem.py
+        CONV_MODE=chatml_direct # SmolLM2's own; its vocabulary has no </s>
         ;;
     *) fail 2 "SCALE=$SCALE: must be cpu or gpu" ;;
 esac
-# The shortest of LLaVA's templates, without a system prompt: half of a step's tokens would be the same words.
-CONV_MODE=mistral_instruct
 # No process reads pictures ahead: their features are cached, and the cores are the model's.
 BOTH=(TRAINER="$TRAINER" VERSION="$CONV_MODE" BF16=True OPTIM=adamw_torch_fused IMAGE_ASPECT_RATIO=pad WORKERS=0)
 STAGE1=("${BOTH[@]}" VERSION=plain "${STAGE1[@]}")
@@ -41,4 +41,9 @@ build_parts() { # leaves $data, and the variables that name the parts
     MODEL=$(folder_of language_model)
     VISION_TOWER=$(folder_of vision_tower)
     LLAVA_FEATURE_CACHE=$(folder_of features)
+}
+
+pretrain() { # leaves $adapter, of stage 1
+    stage pretrain scripts/v1_5/pretrain.sh DATA="$data/pretrain.json" "${STAGE1[@]}"
+    adapter=$trained/mm_projector.bin
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The study of all projectors on photographs (docs/study.md). `make demo-photos` trains what it starts from; then
+# The study of all projectors on photographs (docs/study.md), from the stage 1 of `make demo-photos`, or its own.
 #
 #   bash playground/photos/sweep.sh --seeds 1 2 3 --out checkpoints/photos/study --jobs 2
 #
@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
 
 build_parts
 adapter=$(finished_stage1 "$MODEL" "$VISION_TOWER")
-[[ -n $adapter ]] || fail 2 "$RUNS has no stage 1 of $MODEL; train it with: SCALE=$SCALE make demo-photos"
+[[ -n $adapter ]] || pretrain
 
 # AttAnchor's threshold is the one that copies a tenth of the questions' tokens, as in its paper.
 calibration=$(dirname "$adapter")/attanchor.json

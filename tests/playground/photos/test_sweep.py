@@ -11,23 +11,37 @@ from ccra_patch.studies import STUDIES
 from llava.train.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[3]
-PARTS = "data=d\\nvision_tower=v\\nlanguage_model=m\\nfeatures=f\\n"
 BLOCKS = 12
 
 
 @pytest.fixture
 def dry_run(tmp_path):
     """Runs the script with built parts of these names, a list of commands for its result."""
+    names = {"data": "d", "vision_tower": "v", "language_model": "m", "features": "f"}
+    parts = "".join(f"{part}={tmp_path}/{name}\\n" for part, name in names.items())
+    for folder in ("d/images", "v", "m", "f"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "d/pretrain.json").write_text("[]")
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text(
-        f'#!/bin/sh\ncase "$*" in "-m playground.photos.build "*) exec printf "{PARTS}" ;; esac\n'
-        f'exec {sys.executable} "$@"\n'
+        f"""#!/bin/sh
+        case "$*" in
+            "-m playground.photos.build "*) exec printf "{parts}" ;;
+            llava/train/*|"-m llava.attanchor.calibrate "*) ;;
+            *) exec {sys.executable} "$@" ;;
+        esac
+        while [ $# -gt 0 ]; do
+            [ "$1" != --output_dir ] || mkdir -p "$2"
+            [ "$1" != --output ] || echo '{{"tau": 0.5}}' >"$2"
+            shift
+        done
+        """
     )
     python.chmod(0o755)
     stage1 = tmp_path / "llava-photos-cpu-pretrain-1"
     stage1.mkdir()
-    (stage1 / "run.json").write_text('{"settings": {"model_name_or_path": "m", "vision_tower": "v"}}')
+    (stage1 / "run.json").write_text(f'"{tmp_path}/m" "{tmp_path}/v"')
     (stage1 / "attanchor.json").write_text('{"tau": 0.25}')
     (stage1 / ".finished").touch()
 
@@ -69,8 +83,11 @@ def test_arms_start_from_the_demos_stage_one_with_three_learning_rates(dry_run, 
     assert {variables["TIER"] for variables in evaluations} == {"val_balanced"}
 
 
-def test_it_wants_a_stage_one_of_its_scale(dry_run, tmp_path):
+def test_it_trains_a_stage_one_where_its_scale_has_none(dry_run, tmp_path):
     result = dry_run(SCALE="gpu")
-    assert result.returncode == 2
-    assert result.stderr == f"error: {tmp_path} has no stage 1 of m; train it with: SCALE=gpu make demo-photos\n"
+    assert result.returncode == 0, result.stderr
+    (stage1,) = tmp_path.glob("llava-photos-gpu-pretrain-*")
+    assert (stage1 / ".finished").exists()
+    assert f"ADAPTER={stage1}/mm_projector.bin" in result.stdout
+    assert "MM_ATTANCHOR_TAU=0.5" in result.stdout
     assert dry_run(SCALE="tpu").stderr == "error: SCALE=tpu: must be cpu or gpu\n"
