@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from ccra_patch.markdown import markdown_table
 from ccra_patch.metrics import COLUMNS, consistency
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.items import Item
@@ -75,11 +76,7 @@ def table(summary: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> st
         cells = [(row[column]["mean"], row[column]["standard_error"]) for column in COLUMNS]
         lines.append([name, *(_cell(mean, error) for mean, error in cells)])
     lines += [[f"{name}, published", *(f"{row[column]:g}" for column in COLUMNS)] for name, row in PAPER.items()]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
-    )
+    return markdown_table(lines)
 
 
 def _cell(mean: float | None, error: float | None) -> str:

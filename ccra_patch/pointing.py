@@ -30,7 +30,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ccra_patch.attention import LPWCA, PWCA
+from ccra_patch.markdown import markdown_table
 from ccra_patch.recorder import Call
+from ccra_patch.summary import mean_and_error
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.model_vqa_loader import question_to_item
 from llava.eval.observe import Checkpoint, observe
@@ -179,8 +180,7 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and standard error over questions by map, reading and number; and the mean layer weights."""
 
     def cell(values: Sequence[float]) -> dict[str, float | None]:
-        error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        return {"mean": fmean(values), "standard_error": error}
+        return dict(zip(("mean", "standard_error"), mean_and_error(values), strict=True))
 
     first = records[0]["maps"]
     return {
@@ -208,11 +208,7 @@ def table(summary: Mapping[str, Any]) -> str:
                 continue
             cells = (numbers[key] for key in ("energy", "area", "pointing", "others_energy", "others_area"))
             lines.append([name, reading, *map(_percent, cells)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
-    )
+    return markdown_table(lines)
 
 
 def _percent(cell: Mapping[str, float | None]) -> str:

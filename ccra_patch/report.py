@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ccra_patch.markdown import markdown_table
 from ccra_patch.studies import Panel
 from ccra_patch.summary import CONFIDENCE, SAMPLES, Summary
 
@@ -73,14 +74,6 @@ def draw_differences(evaluations: Mapping[str, Mapping[str, Metrics]], metric: s
     figure.savefig(path, dpi=90)
 
 
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table, the first line its head, columns aligned."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
 def _number(value: float | None, sign: str = "", digits: int = 1) -> str:
     return "-" if value is None else f"{value:{sign}.{digits}f}"
 
@@ -97,7 +90,7 @@ def comparison(arms: Mapping[str, Metrics], metric: str, baseline: str) -> str:
         interval = "-" if one.interval is None else "{:+.1f} to {:+.1f}".format(*one.interval)
         difference = _with_error(one.difference, one.difference_error, "+")
         lines.append([f"`{arm}`", _with_error(one.mean, one.standard_error), difference, interval])
-    return markdown(lines)
+    return markdown_table(lines)
 
 
 def by_type(arms: Mapping[str, Metrics]) -> str:
@@ -111,7 +104,7 @@ def by_type(arms: Mapping[str, Metrics]) -> str:
             clear = one.interval is not None and not one.interval[0] <= 0 <= one.interval[1]
             cells.append(_number(one.mean) + ("*" if clear else ""))
         lines.append([f"`{arm}`", *cells])
-    return markdown(lines)
+    return markdown_table(lines)
 
 
 def costs(arms: Mapping[str, Mapping[str, Any]]) -> str:
@@ -125,7 +118,7 @@ def costs(arms: Mapping[str, Mapping[str, Any]]) -> str:
     for arm, about in arms.items():
         numbers = [count(about.get(key)) for key in ("projector_parameters", "trained_parameters", "steps")]
         lines.append([f"`{arm}`", *numbers, *(_number(about["seconds"].get(name), digits=0) for name in commands)])
-    return markdown(lines)
+    return markdown_table(lines)
 
 
 def searched(search: Mapping[str, Any]) -> str:
@@ -136,7 +129,7 @@ def searched(search: Mapping[str, Any]) -> str:
         taken = search["chosen"][arm]
         cells = [f"**{_number(scores[value])}**" if value == taken else _number(scores[value]) for value in values]
         lines.append([f"`{arm}`", *cells])
-    return markdown(lines)
+    return markdown_table(lines)
 
 
 def read_evaluations(summary: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Summary]]]:

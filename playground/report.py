@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from ccra_patch.markdown import markdown_table
 from ccra_patch.picture import Example, draw
 from ccra_patch.recorder import recorded_maps
 from llava.errors import UserError, exit_on_user_error
@@ -56,10 +57,7 @@ def table(columns: Mapping[str, Scores], groups: Mapping[str, str]) -> str:
     for group, meaning in groups.items():
         cells = [f"{scores[group]['value']:.1f} ± {scores[group]['standard_error']:.1f}" for scores in columns.values()]
         lines.append([meaning, f"{first[group]['n']:,}", *cells])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(lines)
 
 
 def heading(titles: Sequence[str], tables: Sequence[str]) -> list[str]:
