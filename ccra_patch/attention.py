@@ -106,13 +106,44 @@ class QuestionAttention(nn.Module):
 
 
 class LPWCA(QuestionAttention):
-    """Layer-patch-wise cross attention (Eq. 3-5): every patch of every layer is modulated by a score of its own."""
+    """Layer-patch-wise cross attention (Eq. 3-5): every patch of every layer is modulated by a score of its own.
 
-    def __init__(self, vision_dim: int, text_dim: int, hidden_dim: int, norm_order: str = "pre") -> None:
+    With ``normalize_keys``, which goes beyond the paper, K sees every patch after a LayerNorm without parameters. The
+    layers of a tower differ in size (40 times, shallow blocks of DINOv2 and its last), and so do raw scores: those of
+    shallow layers are near 0. LWCA and PWCA read normalised features anyway.
+    """
+
+    def __init__(
+        self,
+        vision_dim: int,
+        text_dim: int,
+        hidden_dim: int,
+        norm_order: str = "pre",
+        normalize_keys: bool = False,
+    ) -> None:
         super().__init__(vision_dim, text_dim, hidden_dim)
         require_choice("mm_ccra_norm_order", norm_order, NORM_ORDERS)
         self.norm = nn.LayerNorm(vision_dim)
         self.norm_order = norm_order
+        self.normalize_keys = normalize_keys
+
+    def probe(self, question: Question) -> Probe:
+        """What to multiply features with; :meth:`score` makes scores of the products.
+
+        LayerNorm first takes a patch's mean off; where keys are normalised, the direction's is taken off instead, which
+        gives the same product.
+        """
+        probe = super().probe(question)
+        if not self.normalize_keys:
+            return probe
+        return probe._replace(direction=probe.direction - probe.direction.mean(dim=-1, keepdim=True))
+
+    def score(self, products: Tensor, moments: Moments | None, probe: Probe) -> Tensor:
+        """``X @ probe.direction [B, L, N]``, and X's moments where keys are normalised -> the scores of X."""
+        if self.normalize_keys:
+            assert moments is not None
+            products = products * torch.rsqrt(moments.variance + self.norm.eps)
+        return products + probe.offset[:, None, None]
 
     def forward(
         self, stack: Tensor, question: Question, directions: Tensor, moments: bool = False
@@ -136,7 +167,7 @@ class LPWCA(QuestionAttention):
         asked = torch.cat([probe.direction, weight * directions], dim=1)
         reading = read_stack(stack, asked, weight if moments else None)
 
-        scores = reading.products[:, 0] + probe.offset[:, None, None]
+        scores = self.score(reading.products[:, 0], reading.moments, probe)
         modulated = modulate(PlainStack(stack, reading.moments), 1 + scores, self.norm, self.norm_order)
         products = modulated.products(reading.products[:, 1:], directions)
         if reading.weighted is None:

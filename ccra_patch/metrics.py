@@ -126,20 +126,26 @@ def consistency(attention: PAIStack, stack: Tensor, query: Tensor, maps: Attenti
     """
     if not isinstance(attention.lpwca, LPWCA):
         raise ValueError("mm_ccra_disable leaves out lpwca; consistency before and after it needs a model that has it")
+    lpwca, needs_moments = attention.lpwca, attention.lpwca.normalize_keys
     with exact(stack):
-        question = ask(query, maps.alpha)
+        question = ask(attention.tokens(query), maps.alpha)
         silence = Question(torch.zeros_like(question.pooled), torch.zeros_like(question.mass))
-        layer_probe = attention.lwca.probe(question)
-        directions = torch.cat([attention.lpwca.probe(question).direction, layer_probe.direction], dim=1)
-        products = {
-            "F_stack": read_stack(stack, directions).products,
-            "LN(F_stack)": attention.lpwca(stack, silence, directions)[2],
-            "F_lp": attention.lpwca(stack, question, directions)[2],
+        patch_probe, layer_probe = lpwca.probe(question), attention.lwca.probe(question)
+        directions = torch.cat([patch_probe.direction, layer_probe.direction], dim=1)
+        raw = read_stack(stack, directions)
+        _, normalised, of_normalised = lpwca(stack, silence, directions, needs_moments)
+        _, modulated, of_modulated = lpwca(stack, question, directions, needs_moments)
+        rows = {
+            "F_stack": (raw.products, raw.moments),
+            "LN(F_stack)": (of_normalised, normalised.moments),
+            "F_lp": (of_modulated, modulated.moments),
         }
         final = maps.pwca.softmax(dim=-1)
         return {
             name: Consistency.of(
-                product[:, 0].softmax(dim=-1), final, attention.lwca.weigh(product[:, 1:], layer_probe).weights
+                lpwca.score(products[:, 0], moments, patch_probe).softmax(dim=-1),
+                final,
+                attention.lwca.weigh(products[:, 1:], layer_probe).weights,
             )
-            for name, product in products.items()
+            for name, (products, moments) in rows.items()
         }

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ccra_patch.attention import LPWCA, LWCA, PWCA, TokenImportance, ask
 from ccra_patch.integration import INTEGRATE
-from ccra_patch.lean import exact
+from ccra_patch.lean import exact, work_dtype
 from ccra_patch.removed import NoLPWCA, NoLWCA, NoPWCA
-from ccra_patch.settings import require_depth_groups, require_steps
+from ccra_patch.settings import require_depth_groups, require_normalize, require_steps
+
+# Embeddings have a mean square of 3e-4 (Vicuna) and more; torch's own choice for bfloat16, 8e-3, would drown them.
+QUERY_EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class PAIStack(nn.Module):
         depth_groups: G, mixtures of layers kept side by side, see :mod:`ccra_patch.depth_groups`; 1 is the paper's.
         integration: ``pai``, ``decoupled`` or ``shuffled``, see :mod:`ccra_patch.integration`.
         disable: steps to leave out, any of ``lpwca``, ``lwca`` and ``pwca``; see :mod:`ccra_patch.removed`.
+        normalize: beyond the paper, which has none: what to bring to one size before it is compared, by norms without
+            parameters. ``query``: the question's tokens, see :meth:`tokens`; ``keys``: the patches that LPWCA scores,
+            see :class:`~ccra_patch.attention.LPWCA`.
 
     Raises:
         ValueError: for an unknown name, and for steps whose integration needs one that is left out.
@@ -67,15 +74,18 @@ class PAIStack(nn.Module):
         integration: str = "pai",
         disable: Collection[str] = (),
         depth_groups: int = 1,
+        normalize: Collection[str] = (),
     ) -> None:
         super().__init__()
         require_steps(integration, disable)
         require_depth_groups(depth_groups, integration)
+        require_normalize(normalize)
         self.depth_groups = depth_groups
+        self.normalize_query = "query" in normalize
         self.vision_dim, self.text_dim, self.integration = vision_dim, text_dim, integration
         widths = (vision_dim, text_dim, hidden_dim)
         self.importance = TokenImportance(text_dim, hidden_dim)
-        self.lpwca = NoLPWCA() if "lpwca" in disable else LPWCA(*widths, norm_order)
+        self.lpwca = NoLPWCA() if "lpwca" in disable else LPWCA(*widths, norm_order, "keys" in normalize)
         self.lwca = (
             NoLWCA(vision_dim, depth_groups) if "lwca" in disable else LWCA(*widths, kernel_size, sigma, depth_groups)
         )
@@ -99,11 +109,22 @@ class PAIStack(nn.Module):
         """
         self._check(stack, query, query_mask)
         with exact(stack):
-            alpha = self.importance(query, query_mask.bool())  # Eq. 2
-            question = ask(query, alpha)
+            tokens = self.tokens(query)
+            alpha = self.importance(tokens, query_mask.bool())  # Eq. 2
+            question = ask(tokens, alpha)
             found = INTEGRATE[self.integration](self.lpwca, self.lwca, self.pwca, stack, question)
         regional = rearrange(found.regional, "b g n width -> b n (g width)")
         return regional.to(stack.dtype), AttentionMaps(alpha, found.lpwca, *found.layers, found.pwca)
+
+    def tokens(self, query: Tensor) -> Tensor:
+        """``F_t [B, T, D]`` as token importance and all Q see it: as it is, or each token at a root mean square of 1.
+
+        Input embeddings are small (their entries around 0.02 in Vicuna), so a projection of them is mostly its bias,
+        whatever the question. RMSNorm is the first thing that the LLM itself does to them.
+        """
+        if not self.normalize_query:
+            return query
+        return F.rms_norm(query.to(work_dtype(query)), (self.text_dim,), eps=QUERY_EPS)
 
     def _check(self, stack: Tensor, query: Tensor, query_mask: Tensor) -> None:
         if stack.dim() != 4 or stack.shape[3] != self.vision_dim:

@@ -21,7 +21,7 @@ class CCRAProjector(nn.Module):
     Args:
         vision_dim: d.
         text_dim: D.
-        hidden_dim, kernel_size, sigma, norm_order, integration, disable, depth_groups: see
+        hidden_dim, kernel_size, sigma, norm_order, integration, disable, depth_groups, normalize: see
             :class:`~ccra_patch.pai.PAIStack`.
     """
 
@@ -36,10 +36,20 @@ class CCRAProjector(nn.Module):
         integration: str = "pai",
         disable: Collection[str] = (),
         depth_groups: int = 1,
+        normalize: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.attention = PAIStack(
-            vision_dim, text_dim, hidden_dim, kernel_size, sigma, norm_order, integration, disable, depth_groups
+            vision_dim,
+            text_dim,
+            hidden_dim,
+            kernel_size,
+            sigma,
+            norm_order,
+            integration,
+            disable,
+            depth_groups,
+            normalize,
         )
         self.selected = nn.Linear(vision_dim, text_dim)
         self.regional = nn.Linear(depth_groups * vision_dim, text_dim, bias=False)

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 INTEGRATIONS = ("pai", "decoupled", "shuffled")
 STEPS = ("lpwca", "lwca", "pwca")
+NORMALIZABLE = ("query", "keys")
 NORM_ORDERS = ("pre", "post")
 QUERY_MODES = ("human", "first", "last")
 
@@ -74,6 +75,13 @@ class CCRASettings(ProjectorSettings):
             "side by side instead of one mixture of all (1)."
         },
     )
+    mm_ccra_normalize: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Beyond the paper: what to bring to one size before it is compared, any of: query (the question's "
+            "embeddings) keys (the layers that LPWCA scores); none unless named."
+        },
+    )
     mm_ccra_layers: list[int] = field(
         default_factory=list,
         metadata={"help": "Hidden states that CCRA reads, shallow first (0 = embeddings); every block unless named."},
@@ -87,6 +95,7 @@ class CCRASettings(ProjectorSettings):
         require_choice("mm_ccra_query", self.mm_ccra_query, QUERY_MODES)
         require_steps(self.mm_ccra_integration, self.mm_ccra_disable)
         require_depth_groups(self.mm_ccra_depth_groups, self.mm_ccra_integration)
+        require_normalize(self.mm_ccra_normalize)
         if self.mm_ccra_layers != []:
             require_layers("mm_ccra_layers", self.mm_ccra_layers)
             if list(self.mm_ccra_layers) != sorted(self.mm_ccra_layers) or self.mm_ccra_layers[0] < 0:
@@ -115,6 +124,11 @@ class CCRASettings(ProjectorSettings):
             self._refuse_given("mm_ccra_sigma", "mm_ccra_kernel_size 1 does not smooth")
         if {"lpwca", "pwca"} <= set(self.mm_ccra_disable):
             self._refuse_given("mm_ccra_norm_order", "mm_ccra_disable leaves out both steps that modulate")
+        if "keys" in self.mm_ccra_normalize and "lpwca" in self.mm_ccra_disable:
+            raise ValueError(
+                "mm_ccra_normalize names keys, but mm_ccra_disable leaves out lpwca, whose keys they are; "
+                "drop one of them"
+            )
 
     def _refuse_given(self, name: str, reason: str) -> None:
         if getattr(self, name) != getattr(CCRASettings, name):
@@ -158,6 +172,14 @@ def require_depth_groups(groups: int, integration: str) -> None:
             f"mm_ccra_depth_groups is {groups}, but decoupled adds the mixture of the layers to the deepest one; "
             "leave it at 1, or take mm_ccra_integration pai or shuffled"
         )
+
+
+def require_normalize(normalize: Collection[str]) -> None:
+    """Raise ValueError unless ``normalize`` lists what can be normalised."""
+    if isinstance(normalize, str):
+        raise ValueError(f"mm_ccra_normalize is {normalize!r}; it must be a list of: {', '.join(NORMALIZABLE)}")
+    for name in normalize:
+        require_choice("mm_ccra_normalize", name, NORMALIZABLE)
 
 
 def require_count(name: str, value: int, note: str) -> None:

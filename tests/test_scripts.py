@@ -381,7 +381,7 @@ def test_every_variable_reaches_its_flag() -> None:
 
 def test_every_setting_of_ccra_is_a_variable() -> None:
     settings = {f"--{setting.name}" for setting in fields(CCRASettings)}
-    flags = flags_of(command_of(CCRA, MM_CCRA_DISABLE="lpwca", MM_CCRA_LAYERS="3"))
+    flags = flags_of(command_of(CCRA, MM_CCRA_DISABLE="lpwca", MM_CCRA_LAYERS="3", MM_CCRA_NORMALIZE="query"))
     assert {flag for flag in flags if flag.startswith("--mm_ccra")} == settings
 
 

@@ -22,6 +22,7 @@
 #   MM_CCRA_INTEGRATION=pai    the order of the steps: pai, decoupled or shuffled
 #   MM_CCRA_DISABLE=           steps to leave out, such as "lpwca pwca"
 #   MM_CCRA_DEPTH_GROUPS=1     mixtures of layers kept side by side; above 1 goes beyond the paper
+#   MM_CCRA_NORMALIZE=         what to bring to one size first: "query", "keys" or both; goes beyond the paper
 #   MM_CCRA_LAYERS=            hidden states to read, such as "3 8 13 18 23"; empty: every block
 
 set -euo pipefail

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-# Every arrangement of the steps that the settings allow: Tables 3 and 4, and their combinations.
+# Every arrangement of the steps that the settings allow: Tables 3 and 4, their combinations, options beyond the paper.
 VARIANTS = {
     "pai": {},
     "decoupled": {"integration": "decoupled"},
@@ -26,6 +26,11 @@ VARIANTS = {
     "two depth groups without pwca": {"depth_groups": 2, "disable": ["pwca"]},
     "two depth groups without lwca": {"depth_groups": 2, "disable": ["lwca"]},
     "two depth groups shuffled": {"depth_groups": 2, "integration": "shuffled"},
+    "query normalised": {"normalize": ["query"]},
+    "keys normalised": {"normalize": ["keys"]},
+    "decoupled, both normalised": {"integration": "decoupled", "normalize": ["query", "keys"]},
+    "shuffled, keys normalised": {"integration": "shuffled", "normalize": ["keys"]},
+    "two depth groups, both normalised": {"depth_groups": 2, "normalize": ["keys", "query"]},
 }
 
 
@@ -86,9 +91,10 @@ class ReferencePAI(nn.Module):
         integration="pai",
         disable=(),
         depth_groups=1,
+        normalize=(),
     ):
         super().__init__()
-        self.depth_groups = depth_groups
+        self.depth_groups, self.normalize = depth_groups, normalize
         self.kernel_size, self.sigma, self.norm_order = kernel_size, sigma, norm_order
         self.integration, self.disable = integration, disable
         self.importance = ReferenceImportance(text_dim, hidden_dim)
@@ -101,10 +107,23 @@ class ReferencePAI(nn.Module):
             return norm(features) * (1 + scores[..., None])
         return norm(features * scores[..., None] + features)  # Eq. 5 and 13 as printed
 
+    def tokens(self, query: Tensor) -> Tensor:
+        """Root mean square 1 for every token, if asked for."""
+        if "query" not in self.normalize:
+            return query
+        return query / (query.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+    def layer_patch_scores(self, query: Tensor, alpha: Tensor, stack: Tensor) -> Tensor:
+        keys = stack
+        if "keys" in self.normalize:
+            variance, mean = torch.var_mean(stack, dim=-1, correction=0, keepdim=True)
+            keys = (stack - mean) / (variance + 1e-5).sqrt()
+        return self.lpwca.scores(query, alpha, keys.flatten(1, 2)).unflatten(1, stack.shape[1:3])  # Eq. 3-4
+
     def layer_patch_wise(self, query: Tensor, alpha: Tensor, stack: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         if "lpwca" in self.disable:
             return {"lpwca": torch.zeros_like(stack[..., 0])}, stack
-        w_lp = self.lpwca.scores(query, alpha, stack.flatten(1, 2)).unflatten(1, stack.shape[1:3])  # Eq. 3-4
+        w_lp = self.layer_patch_scores(query, alpha, stack)
         return {"lpwca": w_lp}, self.modulate(stack, w_lp, self.lpwca.norm)  # Eq. 5
 
     def layer_wise(self, query: Tensor, alpha: Tensor, f_lp: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -141,6 +160,7 @@ class ReferencePAI(nn.Module):
         return {"pwca": w_p}, self.modulate(features, w_p[:, None], self.pwca.norm)  # Eq. 13
 
     def forward(self, stack: Tensor, query: Tensor, query_mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        query = self.tokens(query)
         alpha = self.importance(query, query_mask)
         asked = (query, alpha)
         lpwca, f_lp = self.layer_patch_wise(*asked, stack)

@@ -124,11 +124,11 @@ def test_the_maps_are_those_of_the_equations(variant, norm_order):
     with torch.no_grad():
         _, maps = attention(stack, query, mask)
         found = consistency(attention, stack, query, maps)
-        asked = (query, maps.alpha)
+        asked = (reference.tokens(query), maps.alpha)
         _, f_lp = reference.layer_patch_wise(*asked, stack)
         rows = {"F_stack": stack, "LN(F_stack)": reference.lpwca.norm(stack), "F_lp": f_lp}
         for name, features in rows.items():
-            patches = reference.lpwca.scores(*asked, features.flatten(1, 2)).unflatten(1, (5, 9)).softmax(-1)
+            patches = reference.layer_patch_scores(*asked, features).softmax(-1)
             layers = reference.layer_wise(*asked, features)[0]["layer_weights"]
             expected = Consistency.of(patches, maps.pwca.softmax(-1), layers)
             for column in COLUMNS:

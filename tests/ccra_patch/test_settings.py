@@ -70,6 +70,12 @@ def test_every_field_is_a_flag_with_help():
             ["pwca", "lwca", "lpwca"],
             "mm_ccra_disable names lpwca, lwca, pwca; keep one of them, or nothing reads the question",
         ),
+        (
+            "mm_ccra_normalize",
+            ["query", "key"],
+            "mm_ccra_normalize is 'key'; it must be one of query, keys; did you mean 'keys'?",
+        ),
+        ("mm_ccra_normalize", "keys", "mm_ccra_normalize is 'keys'; it must be a list of: query, keys"),
         ("mm_ccra_layers", [3, 3], "mm_ccra_layers is [3, 3]; it must name each hidden state once"),
         (
             "mm_ccra_layers",
@@ -120,6 +126,10 @@ def test_a_wrong_value_is_refused_with_value_name_and_rule(name, value, message)
             "mm_ccra_norm_order is post, but mm_ccra_disable leaves out both steps that modulate; drop one of them",
         ),
         (
+            {"mm_ccra_disable": ["lpwca"], "mm_ccra_normalize": ["query", "keys"]},
+            "mm_ccra_normalize names keys, but mm_ccra_disable leaves out lpwca, whose keys they are; drop one of them",
+        ),
+        (
             {"mm_ccra_disable": ["pwca"], "mm_ccra_integration": "decoupled"},
             "mm_ccra_integration is decoupled, but mm_ccra_disable leaves out pwca; decoupled sets lwca and pwca in "
             "relation to each other: take pai, or keep both",
@@ -142,9 +152,11 @@ def test_settings_that_contradict_each_other_are_refused(given, message):
         {"mm_ccra_disable": ["lpwca"], "mm_ccra_integration": "shuffled"},
         {"mm_ccra_disable": ["lwca"], "mm_ccra_layers": [23]},
         {"mm_ccra_layers": [0, 8, 16, 24]},
+        {"mm_ccra_normalize": ["query", "keys"], "mm_ccra_depth_groups": 3},
+        {"mm_ccra_normalize": ["query"], "mm_ccra_disable": ["lpwca", "lwca"]},
     ],
 )
-def test_every_arm_of_the_papers_studies_is_legal(given):
+def test_every_arm_of_the_papers_studies_and_ours_is_legal(given):
     CCRASettings(**given).validate()
 
 
@@ -175,10 +187,12 @@ def test_a_layer_is_named_once():
 def test_as_training_flags_lists_are_words():
     needed = ["--data_path", "d.json", "--output_dir", "out", "--vision_tower", "x", "--mm_projector_type", "ccra"]
     flags = ["--mm_ccra_disable", "lpwca", "pwca", "--mm_ccra_layers", "3", "8", "23"]
+    model_args, *_ = parse_arguments([*needed, "--mm_ccra_normalize", "query", "keys"])
+    assert model_args.mm_ccra_normalize == ["query", "keys"]
     model_args, *_ = parse_arguments([*needed, *flags])
     assert (model_args.mm_ccra_disable, model_args.mm_ccra_layers) == (["lpwca", "pwca"], [3, 8, 23])
     model_args, *_ = parse_arguments(needed)
-    assert (model_args.mm_ccra_disable, model_args.mm_ccra_layers) == ([], [])
+    assert (model_args.mm_ccra_disable, model_args.mm_ccra_layers, model_args.mm_ccra_normalize) == ([], [], [])
     with pytest.raises(UserError, match="mm_ccra_integration is shuffled, but mm_ccra_disable leaves out pwca"):
         parse_arguments([*needed, *flags, "--mm_ccra_integration", "shuffled"])
 

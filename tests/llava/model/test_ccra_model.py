@@ -218,6 +218,7 @@ VARIANTS = {
     "chosen layers": {"mm_ccra_layers": [0, 2, 3]},
     "no smoothing, narrow": {"mm_ccra_kernel_size": 1, "mm_ccra_hidden_dim": 4},
     "last": {"mm_ccra_query": "last", "mm_ccra_norm_order": "post"},
+    "normalised": {"mm_ccra_normalize": ["query", "keys"]},
 }
 
 
