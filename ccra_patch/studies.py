@@ -73,6 +73,7 @@ PROJECTORS = (
 )
 
 ATTANCHOR = {"MM_ATTANCHOR_DIRECTION": "text_into_image"}
+NORMALIZED = {"MM_CCRA_NORMALIZE": "query keys"}
 
 
 def _photos() -> Study:
@@ -88,11 +89,15 @@ def _photos() -> Study:
     without = {name: variant(f"no_{name}", MM_CCRA_DISABLE=name) for name in ("lpwca", "lwca", "pwca")}
     smoothing = variant("no_smoothing", MM_CCRA_KERNEL_SIZE="1")
     post = variant("post", MM_CCRA_NORM_ORDER="post")
+    normalized = {
+        "normalised": variant("normalized", **NORMALIZED),
+        "normalised, 3 groups": variant("groups3_normalized", MM_CCRA_DEPTH_GROUPS="3", **NORMALIZED),
+    }
     return Study(
         plain.name,
         (
             Panel("projector", {arm.name: arm for arm in (plain, *(Arm(n, {"PROJECTOR": n}) for n in others), ccra)}),
-            Panel("CCRA", {"as it is": ccra, **groups, "post": post, **ways}),
+            Panel("CCRA", {"as it is": ccra, **groups, **normalized, "post": post, **ways}),
             Panel("CCRA without", {"nothing left out": ccra, **without, "smoothing": smoothing}),
             Panel(
                 "AttAnchor",

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from llava.errors import exit_on_user_error
-from playground.photos import dataset, dino, features, fetch, language_model, smollm, stories
+from playground.photos import dataset, dino, features, fetch, language_model, reader, smollm, stories
 
 
 def build(scale: str, data_root: Path, cache: Path) -> dict[str, Path]:
@@ -23,12 +23,17 @@ def build(scale: str, data_root: Path, cache: Path) -> dict[str, Path]:
     return {
         "data": data,
         "vision_tower": vision_tower,
-        # The small one has to be taught what a question is; the large one was, and learns the rest in stage 2.
-        "language_model": (
-            language_model.build(cache, data, stories.build(cache), recipe) if scale == "cpu" else smollm.build(cache)
-        ),
+        "language_model": language_model_of(scale, cache, data, recipe),
         "features": features.build(cache, data, vision_tower),
     }
+
+
+def language_model_of(scale: str, cache: Path, data: Path, recipe: dataset.Recipe) -> Path:
+    """The small ones have to be taught what a question is; the large one was, and learns the rest in stage 2."""
+    if scale == "gpu":
+        return smollm.build(cache)
+    start = reader.build(cache, data, stories.build(cache), reader.RECIPES[scale])
+    return language_model.build(cache, data, start, recipe, language_model.RECIPES[scale])
 
 
 @exit_on_user_error

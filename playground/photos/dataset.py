@@ -5,6 +5,7 @@
     playground/data/photos/
       images/<id>.jpg                                   training pictures
       pretrain.json                                     stage 1: one caption for each
+      descriptions.json                                 stage 1, more of it: what is where, listed, several for each
       finetune.json                                     stage 2: single questions with short answers
       guessing.json                                     what guesses without the picture score, by tier and kind
       gqa/llava_gqa_{val,test_cutouts,test_combinations}_balanced.jsonl   what the answering driver reads
@@ -26,6 +27,7 @@ kind of question, ``groups.local`` the group within which answers are balanced.
 
 import json
 import random
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -35,7 +37,7 @@ from PIL import Image
 from playground.cache import cached, recipe_key
 from playground.photos import cutouts, fetch, scenery
 from playground.photos.balance import Guessing, balanced, guessing
-from playground.photos.captions import INSTRUCTIONS, caption
+from playground.photos.captions import INSTRUCTIONS, caption, descriptions
 from playground.photos.cutouts import Cutout, Shelf, by_name
 from playground.photos.questions import DIRECTIONS, Lexicon, Question, ask
 from playground.photos.scenes import SIDE, Combinations, Picture, Scene, Thing, picture, side_of
@@ -53,7 +55,7 @@ class Recipe:
 
     seed: int = 0
     train_scenes: int = 4_000
-    train_questions: int = 12_000
+    train_questions: int = 36_000
     val_scenes: int = 300
     val_questions: int = 600
     test_scenes: int = 500
@@ -62,6 +64,7 @@ class Recipe:
 
 
 RECIPES = {
+    "mini": Recipe(),
     "cpu": Recipe(),
     "gpu": Recipe(train_scenes=20_000, train_questions=80_000, val_scenes=1_000, val_questions=2_000),
 }
@@ -216,6 +219,11 @@ def gqa_question(question_id: str, scene_id: str, question: Question, asked: dic
     }
 
 
+def names_in(scenes: Iterable[Scene]) -> list[str]:
+    """What things are called in any of the scenes; what signs say is read, not named."""
+    return sorted({thing.name for scene in scenes for thing in scene.things if thing.category != "sign"})
+
+
 def turns(human: str, gpt: str) -> list[dict[str, str]]:
     return [{"from": "human", "value": f"<image>\n{human}"}, {"from": "gpt", "value": gpt}]
 
@@ -240,6 +248,13 @@ def write_training(filled: Filled, seed: int, folder: Path) -> None:
         for i, scene in filled.scenes.items()
     ]
     write_json(folder / "pretrain.json", captions)
+    names = names_in(filled.scenes.values())
+    described = [
+        {"id": f"{i}-{number}", "image": f"{i}.jpg", "conversations": turns(instruction, answer)}
+        for i, scene in filled.scenes.items()
+        for number, (instruction, answer) in enumerate(descriptions(scene, names))
+    ]
+    write_json(folder / "descriptions.json", described)
     samples = [
         {"id": i, "image": f"{scene}.jpg", "conversations": turns(question.text + SHORT_ANSWER, question.answer)}
         for i, (scene, question) in filled.questions.items()

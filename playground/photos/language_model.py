@@ -1,7 +1,8 @@
-"""stories15M, taught to read scenes: it answers the training scenes' questions from words on the tower's grid.
+"""A small Llama, taught to read scenes: it answers the training scenes' questions from words on the tower's grid.
 
-A model that knows children's stories and no questions would have to learn in stage 2 to answer and to see at once,
-which takes far longer than a study on a CPU has. After this, a picture has to become what words are to it already.
+A model that knows children's stories, or nothing, and no questions would have to learn in stage 2 to answer and to see
+at once, which takes far longer than a study on a CPU has. After this, a picture has to become what words are to it
+already.
 """
 
 import random
@@ -26,7 +27,7 @@ from playground.photos import cutouts, dataset, fetch, text
 from playground.photos.scenes import Scene
 from playground.photos.text import Grid, Sample
 
-WATCH_EVERY, WATCHED = 200, 200  # steps, questions
+WATCHES, WATCHED = 8, 200  # times, questions
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Recipe:
     noise: float = 0.2
     batch_size: int = 8
     learning_rate: float = 1e-3
+
+
+RECIPES = {
+    "mini": Recipe(described=1_500, asked=7_500, questions=48_000, batch_size=4, learning_rate=2e-3),
+    "cpu": Recipe(),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +134,7 @@ def train(
     torch.manual_seed(recipe.seed)
     table = model.get_input_embeddings().weight
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.95), fused=True
+        model.parameters(), lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True
     )
     steps = recipe.described + recipe.asked
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.1)
@@ -143,7 +150,7 @@ def train(
         schedule.step()
         if step % 10 == 0:
             progress.set_postfix(loss=f"{loss.item():.3f}")
-        if step % WATCH_EVERY == 0:
+        if step % max(1, steps // WATCHES) == 0:
             watch(step)
     model.eval()
 
@@ -169,7 +176,7 @@ def accuracy(
 def description_samples(
     scenes: dict[str, Scene], grids: dict[str, Grid], tokenizer: PreTrainedTokenizerBase
 ) -> list[Sample]:
-    names = sorted({thing.name for scene in scenes.values() for thing in scene.things if thing.category != "sign"})
+    names = dataset.names_in(scenes.values())
     return [
         text.description_sample(grids[key], scene, names, tokenizer)
         for key, scene in tqdm(scenes.items(), desc="tokenize descriptions", unit="scene")
@@ -218,7 +225,7 @@ def make(folder: Path, cache: Path, data: Path, start: Path, recipe: Recipe, dat
     tokenizer.save_pretrained(folder)
 
 
-def build(cache: Path, data: Path, start: Path, data_recipe: dataset.Recipe, recipe: Recipe = Recipe()) -> Path:
+def build(cache: Path, data: Path, start: Path, data_recipe: dataset.Recipe, recipe: Recipe) -> Path:
     """Adapt the language model in ``start`` to ``data`` once per recipe; return its folder."""
     key = recipe_key(asdict(recipe) | {"data": data.name, "start": start.name}, [Path(__file__), Path(text.__file__)])
     return cached(cache, "language_model", key, lambda folder: make(folder, cache, data, start, recipe, data_recipe))

@@ -9,27 +9,38 @@ FAMILY=llava-photos-$SCALE
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 case $SCALE in
+    mini)
+        CAPTIONS=descriptions # whose every word has to be seen
+        STAGE1=(BATCH_SIZE=16 EPOCHS=1 LEARNING_RATE=2e-3)
+        STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=1 MM_CCRA_HIDDEN_DIM=64)
+        LEARNING_RATE=1e-3
+        LEARNING_RATES=1e-3,3e-3
+        TRAINER=playground/photos/train.py
+        CONV_MODE=mistral_instruct # the shortest: a system prompt would be half of a step's tokens
+        ;;
     cpu)
-        STAGE1=(BATCH_SIZE=32 EPOCHS=1 LEARNING_RATE=2e-3)
+        CAPTIONS=descriptions
+        STAGE1=(BATCH_SIZE=16 EPOCHS=1 LEARNING_RATE=2e-3)
         STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=1 MM_CCRA_HIDDEN_DIM=64)
         LEARNING_RATE=5e-4
         LEARNING_RATES=2e-4,5e-4,1.2e-3
         TRAINER=playground/photos/train.py
-        CONV_MODE=mistral_instruct # the shortest: a system prompt would be half of a step's tokens
+        CONV_MODE=mistral_instruct
         ;;
     gpu)
-        STAGE1=(BATCH_SIZE=64 EPOCHS=1 LEARNING_RATE=1e-3)
+        CAPTIONS=pretrain
+        STAGE1=(VERSION=plain BATCH_SIZE=64 EPOCHS=1 LEARNING_RATE=1e-3)
         STAGE2=(BATCH_SIZE=32 GLOBAL_BATCH=32 EPOCHS=1 MM_CCRA_HIDDEN_DIM=128)
         LEARNING_RATE=2e-4
         LEARNING_RATES=5e-5,2e-4,8e-4
         TRAINER=llava/train/train_mem.py
         CONV_MODE=chatml_direct # SmolLM2's own; its vocabulary has no </s>
         ;;
-    *) fail 2 "SCALE=$SCALE: must be cpu or gpu" ;;
+    *) fail 2 "SCALE=$SCALE: must be mini, cpu or gpu" ;;
 esac
 # No process reads pictures ahead: their features are cached, and the cores are the model's.
 BOTH=(TRAINER="$TRAINER" VERSION="$CONV_MODE" BF16=True OPTIM=adamw_torch_fused IMAGE_ASPECT_RATIO=pad WORKERS=0)
-STAGE1=("${BOTH[@]}" VERSION=plain "${STAGE1[@]}")
+STAGE1=("${BOTH[@]}" "${STAGE1[@]}")
 STAGE2=("${BOTH[@]}" "${STAGE2[@]}")
 TIERS=(test_cutouts_balanced test_combinations_balanced)
 export CONV_MODE WORKERS=0 # of evaluations
@@ -44,6 +55,6 @@ build_parts() { # leaves $data, and the variables that name the parts
 }
 
 pretrain() { # leaves $adapter, of stage 1
-    stage pretrain scripts/v1_5/pretrain.sh DATA="$data/pretrain.json" "${STAGE1[@]}"
+    stage pretrain scripts/v1_5/pretrain.sh DATA="$data/$CAPTIONS.json" "${STAGE1[@]}"
     adapter=$trained/mm_projector.bin
 }

@@ -7,7 +7,6 @@ a thing in part, has each in proportion to its pixels. A picture then has to be 
 
 import json
 import random
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,10 @@ from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.train.preprocess import Segment, chat_segments, encode_segments, plain_segments
 from playground.photos.balance import balanced
-from playground.photos.captions import caption
+from playground.photos.captions import caption, descriptions
 from playground.photos.cutouts import Shelf
 from playground.photos.dataset import SHORT_ANSWER, Recipe, lexicon, turns
-from playground.photos.questions import ask, yes_or_no
+from playground.photos.questions import ask
 from playground.photos.scenes import Combinations, Scene, Thing
 
 TEMPLATE = "mistral_instruct"  # the one that recipe.sh trains and asks with
@@ -105,29 +104,6 @@ def more_questions(
     for scene_id, question in balanced(candidates, count, random.Random("text")):
         asked.setdefault(scene_id, []).append((question.text, question.answer))
     return asked
-
-
-def descriptions(scene: Scene, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Instructions with answers that tell much in few words, about the scene and which of all ``names`` it lacks."""
-    draw = random.Random(f"descriptions {scene.id}")
-
-    def listed(things: Iterable[Thing]) -> str:
-        return ", ".join(thing.word if thing.category == "sign" else thing.name for thing in things)
-
-    here = [thing for thing in scene.things if thing.category != "sign"]
-    asked = draw.sample([*{thing.name for thing in here}, *draw.sample(names, 5)], k=5 + len({t.name for t in here}))
-    colored = [thing for thing in here if thing.color]
-    kinds = Counter(thing.category for thing in scene.things)
-    told = [
-        ("List all from left to right.", listed(sorted(scene.things, key=lambda thing: thing.centre[0]))),
-        ("List all from top to bottom.", listed(sorted(scene.things, key=lambda thing: thing.centre[1]))),
-        ("List all from large to small.", listed(sorted(scene.things, key=lambda thing: -thing.size))),
-        ("Which of these are there?", ", ".join(f"{name} {yes_or_no(bool(scene.called(name)))}" for name in asked)),
-        ("List all kinds.", ", ".join(f"{thing.name} {thing.category}" for thing in here)),
-        ("Count all.", f"{len(scene.things)}: " + ", ".join(f"{kind} {number}" for kind, number in kinds.items())),
-        ("List all colors.", ", ".join(f"{thing.name} {thing.color}" for thing in colored)),
-    ]
-    return [(instruction, answer) for instruction, answer in told if answer]
 
 
 def description_sample(grid: Grid, scene: Scene, names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Sample:
