@@ -17,14 +17,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from ccra_patch.markdown import markdown_table
+from ccra_patch.markdown import markdown_table, number_cell
 from ccra_patch.metrics import COLUMNS, consistency
+from ccra_patch.observing import add_checkpoint_arguments, add_question_arguments, read_items, require_counts
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.items import Item
-from llava.eval.model_vqa_loader import question_to_item
 from llava.eval.observe import Checkpoint, observe
 from llava.eval.provenance import environment, file_digest, fingerprint
-from llava.eval.records import read_json_lines, require_keys
 
 Row = dict[str, float]  # by column
 # Table 2 as published, for LLaVA-1.5-7B with CCRA.
@@ -74,27 +73,15 @@ def table(summary: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> st
     lines = [["", *COLUMNS.values()]]
     for name, row in summary.items():
         cells = [(row[column]["mean"], row[column]["standard_error"]) for column in COLUMNS]
-        lines.append([name, *(_cell(mean, error) for mean, error in cells)])
+        lines.append([name, *(number_cell(mean, error) for mean, error in cells)])
     lines += [[f"{name}, published", *(f"{row[column]:g}" for column in COLUMNS)] for name, row in PAPER.items()]
     return markdown_table(lines)
 
 
-def _cell(mean: float | None, error: float | None) -> str:
-    if mean is None:
-        return "-"
-    return f"{mean:.3g}" if error is None else f"{mean:.3g} ± {error:.1g}"
-
-
 def analyze(arguments: argparse.Namespace) -> dict[str, Any]:
     """The whole report; also printed and written. Raises UserError for a user's mistake."""
-    for flag, value in (("--first", arguments.first), ("--batch-size", arguments.batch_size)):
-        if value is not None and value < 1:
-            raise UserError(f"{flag} is {value}; it must be at least 1")
-    questions = read_json_lines(arguments.question_file)
-    require_keys(questions, ("question_id", "text"), arguments.question_file)
-    items = [question_to_item(question, arguments.image_folder) for question in questions[: arguments.first]]
-    if not any(item.images for item in items):
-        raise UserError(f"{arguments.question_file} has no question with a picture; the metrics are about pictures")
+    require_counts(arguments)
+    items = read_items(arguments)
     checkpoint = Checkpoint.load(arguments.model_path, arguments.model_base)
     records = measure(checkpoint, items, arguments.conv_mode, arguments.batch_size, arguments.workers)
     summary = summarise(records)
@@ -133,15 +120,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ccra_patch.analyze", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model-path", required=True, help="folder or hub name of a ccra checkpoint")
-    parser.add_argument("--model-base", help="what a LoRA or projector-only checkpoint was trained on")
-    parser.add_argument("--question-file", required=True, help="JSON Lines with question_id, text and image")
-    parser.add_argument("--image-folder", default="", help="folder of the pictures that the questions name")
-    parser.add_argument("--output", default="consistency.json", help="JSON to write (default: consistency.json)")
-    parser.add_argument("--conv-mode", default="vicuna_v1", help="conversation template (default: vicuna_v1)")
-    parser.add_argument("--first", type=int, help="only so many questions (default: all)")
-    parser.add_argument("--batch-size", type=int, default=1, help="questions at once (default: 1)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read pictures ahead (default: 0)")
+    add_checkpoint_arguments(parser, output="consistency.json")
+    add_question_arguments(parser)
     return parser
 
 

@@ -40,8 +40,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from ccra_patch.attention import LPWCA, PWCA
 from ccra_patch.markdown import markdown_table
+from ccra_patch.observing import add_checkpoint_arguments, require_counts
 from ccra_patch.recorder import Call
-from ccra_patch.summary import mean_and_error
+from ccra_patch.summary import estimate
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.model_vqa_loader import question_to_item
 from llava.eval.observe import Checkpoint, observe
@@ -179,9 +180,6 @@ def measure(checkpoint: Checkpoint, questions: Sequence[Asked], folder: Path, **
 def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and standard error over questions by map, reading and number; and the mean layer weights."""
 
-    def cell(values: Sequence[float]) -> dict[str, float | None]:
-        return dict(zip(("mean", "standard_error"), mean_and_error(values), strict=True))
-
     first = records[0]["maps"]
     return {
         "layer_weights": reduce(
@@ -190,7 +188,8 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "maps": {
             name: {
                 reading: {
-                    number: cell([record["maps"][name][reading][number] for record in records]) for number in numbers
+                    number: estimate([record["maps"][name][reading][number] for record in records])
+                    for number in numbers
                 }
                 for reading, numbers in readings.items()
             }
@@ -221,23 +220,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ccra_patch.pointing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model-path", required=True, help="folder or hub name of a ccra checkpoint")
-    parser.add_argument("--model-base", help="what a LoRA or projector-only checkpoint was trained on")
     parser.add_argument("--gqa", type=Path, required=True, help="folder with questions, scene graphs, masks, pictures")
     parser.add_argument("--tier", required=True, help="which questions: <gqa>/data/<tier>_questions.json")
-    parser.add_argument("--output", default="pointing.json", help="JSON to write (default: pointing.json)")
-    parser.add_argument("--conv-mode", default="vicuna_v1", help="conversation template (default: vicuna_v1)")
-    parser.add_argument("--first", type=int, help="only so many questions (default: all)")
-    parser.add_argument("--batch-size", type=int, default=1, help="questions at once (default: 1)")
+    add_checkpoint_arguments(parser, output="pointing.json")
     return parser
 
 
 @exit_on_user_error
 def main() -> None:
     args = build_parser().parse_args()
-    for flag, value in (("--first", args.first), ("--batch-size", args.batch_size)):
-        if value is not None and value < 1:
-            raise UserError(f"{flag} is {value}; it must be at least 1")
+    require_counts(args)
     questions = read_questions(args.gqa, args.tier)[: args.first]
     checkpoint = Checkpoint.load(args.model_path, args.model_base)
     records = measure(

@@ -61,6 +61,11 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), error
 
 
+def estimate(values: Sequence[float]) -> dict[str, float | None]:
+    """The same as a report writes it."""
+    return dict(zip(("mean", "standard_error"), mean_and_error(values), strict=True))
+
+
 def paired_interval(
     arm: Mapping[int, Correct],
     baseline: Mapping[int, Correct],

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ccra_patch.runs import Command, Run
-from ccra_patch.summary import Summary, mean_and_error, paired_interval, summarise, table
+from ccra_patch.summary import Summary, estimate, mean_and_error, paired_interval, summarise, table
 from llava.eval.compare import bootstrap_difference
 from llava.eval.scores import Metric
 
@@ -17,6 +17,7 @@ def test_mean_and_standard_error():
     mean, error = mean_and_error([1.0, 2.0, 6.0])
     assert mean == 3.0
     assert error == pytest.approx(math.sqrt((4 + 1 + 9) / 2 / 3))
+    assert estimate([1.0, 3.0]) == {"mean": 2.0, "standard_error": 1.0}
 
 
 def test_differences_are_taken_seed_by_seed():
