@@ -11,6 +11,7 @@ Needs torch and einops; knows nothing of llava, except in :mod:`ccra_patch.regis
 * :mod:`~ccra_patch.query`: which tokens are the question
 * :mod:`~ccra_patch.settings`: flags and config keys
 * :mod:`~ccra_patch.metrics`: how consistent the layers are (Table 2), ``python -m ccra_patch.analyze``
+* :mod:`~ccra_patch.pointing`, :mod:`~ccra_patch.steering`: where CCRA looks, and by whose doing
 * :mod:`~ccra_patch.picture`, :mod:`~ccra_patch.depth_picture`, :mod:`~ccra_patch.language_attention`: the paper's
   pictures (need matplotlib and pillow), ``python -m ccra_patch.draw``
 * :mod:`~ccra_patch.baselines`: methods to compare with, one file each
