@@ -24,7 +24,7 @@ from llava.constants import IGNORE_INDEX
 from llava.tokenization import load_tokenizer
 from playground.cache import cached, recipe_key
 from playground.photos import cutouts, dataset, fetch, text
-from playground.photos.scenes import Scene
+from playground.photos.scenes import Combinations, Scene
 from playground.photos.text import Grid, Sample
 
 WATCHES, WATCHED = 8, 200  # times, questions
@@ -32,18 +32,20 @@ WATCHES, WATCHED = 8, 200  # times, questions
 
 @dataclass(frozen=True)
 class Recipe:
-    """First ``described`` steps of descriptions, then ``asked`` steps of ``questions`` (and captions) of all scenes.
+    """First ``described`` steps of descriptions, then ``asked`` steps of everything: ``questions``, captions, them too.
 
     A description has an answer of many words, each of which must be read off the grid: what it takes to find something
-    there is learned from far fewer texts than from questions alone. ``at_once`` questions about a scene share the
-    reading of its grid. ``noise`` is in standard deviations of a grid.
+    there is learned from far fewer texts than from questions alone. Each scene is told as it is and ``retold`` so many
+    times with other things in it. ``at_once`` questions about a scene share the reading of its grid. ``noise`` is in
+    standard deviations of a grid.
     """
 
     seed: int = 0
     side: int = 7
     described: int = 250
     asked: int = 550
-    questions: int = 24_000
+    retold: int = 1
+    questions: int = 48_000
     at_once: int = 6
     noise: float = 0.2
     batch_size: int = 8
@@ -51,7 +53,7 @@ class Recipe:
 
 
 RECIPES = {
-    "mini": Recipe(described=1_500, asked=7_500, questions=48_000, batch_size=4, learning_rate=2e-3),
+    "mini": Recipe(described=1_000, asked=9_000, retold=3, questions=144_000, batch_size=4, learning_rate=2e-3),
     "cpu": Recipe(),
 }
 
@@ -126,7 +128,7 @@ def batches(samples: Sequence[Sample], steps: int, recipe: Recipe) -> Iterator[l
 def train(
     model: LlamaForCausalLM,
     descriptions: Sequence[Sample],
-    questions: Sequence[Sample],
+    everything: Sequence[Sample],
     recipe: Recipe,
     watch: Callable[[int], None],
 ) -> None:
@@ -138,7 +140,7 @@ def train(
     )
     steps = recipe.described + recipe.asked
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.1)
-    order = chain(batches(descriptions, recipe.described, recipe), batches(questions, recipe.asked, recipe))
+    order = chain(batches(descriptions, recipe.described, recipe), batches(everything, recipe.asked, recipe))
     progress = tqdm(order, total=steps, desc="adapt language model", unit="step")
     model.train()
     for step, samples in enumerate(progress, start=1):
@@ -173,6 +175,20 @@ def accuracy(
     return {kind: sum(right) / len(right) for kind, right in marks.items()}
 
 
+def tell(
+    data: Path, tokenizer: PreTrainedTokenizerBase, shelf: cutouts.Shelf, recipe: Recipe, data_recipe: dataset.Recipe
+) -> tuple[dict[str, Scene], dict[str, Grid]]:
+    """The training scenes and their grids, as they are and retold, by id."""
+    pairs = Combinations(data_recipe.seed, data_recipe.combinations_held_out)
+    scenes, grids = {}, {}
+    for scene in text.read_scenes(data, "train").values():
+        grid = text.grid_of(scene, data, recipe.side, tokenizer)
+        for told in (scene, *(text.retold(scene, number, shelf.known, pairs) for number in range(recipe.retold))):
+            scenes[told.id] = told
+            grids[told.id] = Grid(text.spoken(told, tokenizer), grid.shares)
+    return scenes, grids
+
+
 def description_samples(
     scenes: dict[str, Scene], grids: dict[str, Grid], tokenizer: PreTrainedTokenizerBase
 ) -> list[Sample]:
@@ -204,8 +220,7 @@ def make(folder: Path, cache: Path, data: Path, start: Path, recipe: Recipe, dat
     # Over such short sequences in bfloat16, attention's plain formula is the fastest on a CPU.
     model = LlamaForCausalLM.from_pretrained(start, attn_implementation="eager")
     shelf = cutouts.load(fetch.stamps(cache), data_recipe.seed)
-    scenes = text.read_scenes(data, "train")
-    grids = {key: text.grid_of(scene, data, recipe.side, tokenizer) for key, scene in scenes.items()}
+    scenes, grids = tell(data, tokenizer, shelf, recipe, data_recipe)
     asked = text.more_questions(scenes.values(), shelf, data_recipe, recipe.questions)
 
     def say(step: int, count: int | None = WATCHED) -> None:
@@ -213,13 +228,9 @@ def make(folder: Path, cache: Path, data: Path, start: Path, recipe: Recipe, dat
         told = ", ".join(f"{kind} {share:.0%}" for kind, share in sorted(shares.items()))
         tqdm.write(f"after {step} steps, answered from true words on the grid: {told}", file=sys.stderr)
 
-    train(
-        model,
-        description_samples(scenes, grids, tokenizer),
-        question_samples(scenes, grids, asked, tokenizer, recipe),
-        recipe,
-        say,
-    )
+    descriptions = description_samples(scenes, grids, tokenizer)
+    questions = question_samples(scenes, grids, asked, tokenizer, recipe)
+    train(model, descriptions, descriptions + questions, recipe, say)
     say(recipe.described + recipe.asked, None)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

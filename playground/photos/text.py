@@ -8,7 +8,7 @@ a thing in part, has each in proportion to its pixels. A picture then has to be 
 import json
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from llava.conversation import conv_templates
 from llava.train.preprocess import Segment, chat_segments, encode_segments, plain_segments
 from playground.photos.balance import balanced
 from playground.photos.captions import caption, descriptions
-from playground.photos.cutouts import Shelf
+from playground.photos.cutouts import Cutout, Shelf
 from playground.photos.dataset import SHORT_ANSWER, Recipe, lexicon, turns
 from playground.photos.questions import ask
-from playground.photos.scenes import Combinations, Scene, Thing
+from playground.photos.scenes import Combinations, Scene, Thing, choice
 
 TEMPLATE = "mistral_instruct"  # the one that recipe.sh trains and asks with
 BACKGROUND = "nothing"
@@ -85,11 +85,28 @@ def grid_of(scene: Scene, data: Path, side: int, tokenizer: PreTrainedTokenizerB
     with Image.open(data / "gqa" / "masks" / f"{scene.id}.png") as mask:
         patches = rearrange(np.asarray(mask), "(r h) (c w) -> (r c) (h w)", r=side, c=side)
     shares = np.stack([(patches == value).mean(axis=1) for value in range(1 + len(scene.things))], axis=1)
+    return Grid(spoken(scene, tokenizer), torch.from_numpy(shares).float())
+
+
+def spoken(scene: Scene, tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, ...]:
+    """A grid's words: of the background, then of each thing."""
     words = [[BACKGROUND], *map(words_of, scene.things)]
-    return Grid(
-        tuple(torch.tensor(tokenizer(" ".join(spoken), add_special_tokens=False).input_ids) for spoken in words),
-        torch.from_numpy(shares).float(),
+    return tuple(torch.tensor(tokenizer(" ".join(said), add_special_tokens=False).input_ids) for said in words)
+
+
+def retold(scene: Scene, number: int, known: Sequence[Cutout], pairs: Combinations) -> Scene:
+    """The same shapes in the same places as other things, such as training may show together; ``number`` tells apart.
+
+    In words a scene costs nothing, and a model that reads the same few thousand again and again learns them by heart.
+    """
+    draw = random.Random(f"retold {scene.id} {number}")
+    while pairs.held_out_in(chosen := choice(known, len(scene.things), draw)):
+        pass
+    things = (
+        replace(thing, name=other.name, category=other.category, source=other.source, color=other.color)
+        for thing, other in zip(scene.things, chosen, strict=True)
     )
+    return Scene(f"{scene.id}-{number}", tuple(things))
 
 
 def more_questions(

@@ -12,8 +12,10 @@ from llava.constants import IGNORE_INDEX
 from llava.tokenization import load_tokenizer
 from llava.train.preprocess import chat_segments, encode_segments
 from playground.photos import language_model, text
+from playground.photos.cutouts import Cutout
 from playground.photos.language_model import Recipe, accuracy, collate, embed_grids, predictions, train
-from playground.photos.scenes import Scene, Thing
+from playground.photos.ocr import WORDS
+from playground.photos.scenes import Combinations, Scene, Thing
 
 COW = Thing("11", "cow", "mammal", "cow.png", "black", 0, 0, 16, 32, 512)
 SIGN = Thing("12", "sign", "sign", "sign/stop", None, 20, 0, 8, 8, 64)
@@ -115,6 +117,23 @@ def test_descriptions_tell_what_there_is(tokenizer, grid):
     assert told["Count all."] == "2: mammal 1, sign 1"
     assert told["List all colors."] == "cow black"
     assert len(text.description_sample(grid, Scene("1", (COW, SIGN)), ["dog"] * 5, tokenizer).continuations) == 7
+
+
+def test_a_scene_is_retold_with_other_things(grid, tokenizer):
+    """In the same places, and never with two things that training must not show together."""
+    scene, pairs = Scene("1", (COW, SIGN)), Combinations(0, 0.5)
+    image = Image.new("RGBA", (4, 4), "red")
+    known = [Cutout(name, "mammal", f"{name}.png", image) for name in ("dog", "cat", "hen", "pig", "fox")]
+    for number in range(20):
+        other = text.retold(scene, number, known, pairs)
+        assert other == text.retold(scene, number, known, pairs)
+        assert other.id == f"1-{number}"
+        assert [thing.centre for thing in other.things] == [thing.centre for thing in scene.things]
+        assert all(thing.word in WORDS or (thing.name in "dog cat hen pig fox" and thing.color == "red")
+                   for thing in other.things)  # fmt: skip
+        assert not pairs.held_out_in(other.things)
+        said = [tokenizer.decode(ids) for ids in text.spoken(other, tokenizer)]
+        assert said == ["nothing", *(" ".join(text.words_of(thing)) for thing in other.things)]
 
 
 def test_it_learns_to_answer(grid, data, tokenizer, model):

@@ -90,4 +90,4 @@ def test_it_trains_a_stage_one_where_its_scale_has_none(dry_run, tmp_path):
     assert (stage1 / ".finished").exists()
     assert f"ADAPTER={stage1}/mm_projector.bin" in result.stdout
     assert "MM_ATTANCHOR_TAU=0.5" in result.stdout
-    assert dry_run(SCALE="tpu").stderr == "error: SCALE=tpu: must be cpu or gpu\n"
+    assert dry_run(SCALE="tpu").stderr == "error: SCALE=tpu: must be mini, cpu or gpu\n"
