@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from llava.errors import exit_on_user_error
-from playground.photos import dataset, dino, features, fetch, language_model, reader, smollm, stories
+from playground.photos import align, dataset, dino, features, fetch, language_model, reader, smollm, stories
 
 
 def build(scale: str, data_root: Path, cache: Path) -> dict[str, Path]:
@@ -20,12 +20,15 @@ def build(scale: str, data_root: Path, cache: Path) -> dict[str, Path]:
     recipe = dataset.RECIPES[scale]
     data = dataset.build(data_root, cache, recipe)
     vision_tower = dino.build(cache)
-    return {
+    parts = {
         "data": data,
         "vision_tower": vision_tower,
         "language_model": language_model_of(scale, cache, data, recipe),
         "features": features.build(cache, data, vision_tower),
     }
+    if scale != "gpu":
+        parts["alignment"] = align.build(cache, data, vision_tower, parts["language_model"], parts["features"])
+    return parts
 
 
 def language_model_of(scale: str, cache: Path, data: Path, recipe: dataset.Recipe) -> Path:

@@ -214,6 +214,22 @@ def question_samples(
     return samples
 
 
+@torch.no_grad()
+def enlarge(model: LlamaForCausalLM) -> None:
+    """The same function, with embeddings of standard deviation 1.
+
+    A projector's outputs start at about that size, and pictures would drown words. Whatever a layer adds grows as the
+    embeddings do, so each norm sees what it saw but larger; the last one's weight takes the factor back, since output
+    and input embeddings are one.
+    """
+    factor = 1 / model.get_input_embeddings().weight.std()
+    model.get_input_embeddings().weight.mul_(factor)
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight.mul_(factor)
+        layer.mlp.down_proj.weight.mul_(factor)
+    model.model.norm.weight.div_(factor)
+
+
 def make(folder: Path, cache: Path, data: Path, start: Path, recipe: Recipe, data_recipe: dataset.Recipe) -> None:
     """Adapt the model in ``start``; write it, with its tokenizer, into the existing ``folder``."""
     tokenizer = load_tokenizer(str(start))
@@ -232,6 +248,7 @@ def make(folder: Path, cache: Path, data: Path, start: Path, recipe: Recipe, dat
     questions = question_samples(scenes, grids, asked, tokenizer, recipe)
     train(model, descriptions, descriptions + questions, recipe, say)
     say(recipe.described + recipe.asked, None)
+    enlarge(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

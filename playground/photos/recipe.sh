@@ -45,16 +45,18 @@ STAGE2=("${BOTH[@]}" "${STAGE2[@]}")
 TIERS=(test_cutouts_balanced test_combinations_balanced)
 export CONV_MODE WORKERS=0 # of evaluations
 
-build_parts() { # leaves $data, and the variables that name the parts
+build_parts() { # leaves $data, $alignment, and the variables that name the parts
     build playground.photos.build --scale "$SCALE"
     data=$(folder_of data)
     export MODEL VISION_TOWER LLAVA_FEATURE_CACHE IMAGE_FOLDER=$data/images
     MODEL=$(folder_of language_model)
     VISION_TOWER=$(folder_of vision_tower)
     LLAVA_FEATURE_CACHE=$(folder_of features)
+    alignment=$(folder_of alignment)
 }
 
 pretrain() { # leaves $adapter, of stage 1
-    stage pretrain scripts/v1_5/pretrain.sh DATA="$data/$CAPTIONS.json" "${STAGE1[@]}"
+    stage pretrain scripts/v1_5/pretrain.sh ADAPTER="${alignment:+$alignment/mm_projector.bin}" \
+        DATA="$data/$CAPTIONS.json" "${STAGE1[@]}"
     adapter=$trained/mm_projector.bin
 }
