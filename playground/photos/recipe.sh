@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 case $SCALE in
     mini)
         CAPTIONS=descriptions # whose every word has to be seen
-        STAGE1=(BATCH_SIZE=16 EPOCHS=1 LEARNING_RATE=2e-3)
+        STAGE1=(BATCH_SIZE=16 EPOCHS=1 LEARNING_RATE=5e-4)
         STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=1 MM_CCRA_HIDDEN_DIM=64)
         LEARNING_RATE=1e-3
         LEARNING_RATES=1e-3,3e-3
@@ -20,7 +20,7 @@ case $SCALE in
         ;;
     cpu)
         CAPTIONS=descriptions
-        STAGE1=(BATCH_SIZE=16 EPOCHS=1 LEARNING_RATE=2e-3)
+        STAGE1=(BATCH_SIZE=16 EPOCHS=1 LEARNING_RATE=5e-4)
         STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=1 MM_CCRA_HIDDEN_DIM=64)
         LEARNING_RATE=5e-4
         LEARNING_RATES=2e-4,5e-4,1.2e-3
