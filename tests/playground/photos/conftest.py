@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image, ImageDraw
+from transformers import CLIPImageProcessorPil, Dinov2Config, Dinov2Model
 
 from playground.photos import cutouts, dataset, scenery
 
@@ -62,4 +64,17 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, P
 def photo_set(pictures: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     dataset.make(folder, RECIPE, *pictures)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tower_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DINOv2 of two small blocks, with its processor."""
+    folder = tmp_path_factory.mktemp("tower")
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, patch_size=14, image_size=28
+    )
+    Dinov2Model(config).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
     return folder

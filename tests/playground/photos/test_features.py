@@ -2,27 +2,13 @@
 
 from types import SimpleNamespace
 
-import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessorPil, Dinov2Config, Dinov2Model
 
 from llava.mm_utils import process_images
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.feature_cache import VARIABLE
 from playground.photos import features
-
-
-@pytest.fixture(scope="module")
-def tower_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tower")
-    torch.manual_seed(0)
-    config = Dinov2Config(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, patch_size=14, image_size=28
-    )
-    Dinov2Model(config).save_pretrained(folder)
-    CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
-    return folder
 
 
 def no_compute(images, wanted):

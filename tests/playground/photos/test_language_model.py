@@ -145,6 +145,17 @@ def test_it_learns_to_answer(grid, data, tokenizer, model):
     assert not model.training
 
 
+def test_a_model_of_another_size_says_the_same(model):
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    with torch.no_grad():
+        model.model.norm.weight.uniform_(0.5, 2)
+        before = model(ids).logits
+        language_model.enlarge(model)
+        after = model(ids).logits
+    torch.testing.assert_close(after, before, atol=1e-3, rtol=1e-3)
+    assert abs(model.get_input_embeddings().weight.std().item() - 1) < 1e-5
+
+
 def test_batches_pass_over_all_samples():
     drawn = [sample for batch in language_model.batches(range(6), 4, Recipe(batch_size=3)) for sample in batch]
     assert sorted(drawn[:6]) == sorted(drawn[6:]) == list(range(6))
