@@ -34,7 +34,7 @@ demo: $(STAMPS)/demo ## train and evaluate CCRA on Easy-VQA, CPU, under 15 minut
 	$(IN_VENV) bash playground/tiny/demo.sh $(ARGS)
 
 .PHONY: demo-photos
-demo-photos: $(STAMPS)/photos ## the same on photographs with pretrained parts (docs/study.md says how far it has come; SCALE=gpu: larger parts)
+demo-photos: $(STAMPS)/photos ## the same on photographs, with a pretrained vision tower (SCALE=cpu, gpu: pretrained language models, too)
 	$(IN_VENV) bash playground/photos/demo.sh $(ARGS)
 
 .PHONY: chat

@@ -176,10 +176,14 @@ class Recipe:
     own: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def run(self, arm: Arm, seed: int, evaluations: Mapping[str, Mapping[str, str]], **searched: str) -> Run:
-        """One run: ``evaluations`` by name with their further variables; the value of a variable that is searched."""
+        """One run: ``evaluations`` by name with their further variables; the value of a variable that is searched.
+
+        ``{seed}`` in a training variable stands for the seed.
+        """
         name = "-".join([arm.name, *(f"{variable}={value}" for variable, value in searched.items()), f"seed{seed}"])
         folder = self.out.resolve() / name
-        training = {"PROJECTOR": "ccra"} | dict(self.train) | arm.changes | dict(self.own.get(arm.name, {})) | searched
+        given = {"PROJECTOR": "ccra"} | dict(self.train) | arm.changes | dict(self.own.get(arm.name, {})) | searched
+        training = {variable: value.replace("{seed}", str(seed)) for variable, value in given.items()}
         run = Run(arm.name, seed, folder, Command(self.train_script, training), {})
         run.train.variables.update(SEED=str(seed), OUTPUT=str(run.model))
         for evaluation, variables in evaluations.items():

@@ -6,9 +6,10 @@
         --train DATA=playground/data/llava_v1_5_mix665k.json --eval DATA=playground/data/eval/gqa BATCH_SIZE=16
 
 Each arm runs the real scripts, ``finetune_ccra.sh`` and ``eval/gqa.sh``, with their variables (``--help`` of a script
-lists them): ``--train`` and ``--eval`` give those that all arms share, the study adds what an arm changes. What is
-finished is not run again, and what was interrupted goes on where it stopped, so the same command is also how to resume;
-several machines may share one ``--out`` if each is given other ``--arms`` or ``--seeds``.
+lists them): ``--train`` and ``--eval`` give those that all arms share, ``--train-arm`` what one has besides, the study
+adds what an arm changes; ``{seed}`` in a training variable stands for the seed. What is finished is not run again, and
+what was interrupted goes on where it stopped, so the same command is also how to resume; several machines may share one
+``--out`` if each is given other ``--arms`` or ``--seeds``.
 
 Several evaluations of each model have names, and variables beside those of ``--eval``::
 

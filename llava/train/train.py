@@ -137,7 +137,11 @@ def callbacks(data_args: DataArguments, args: TrainingArguments, collator: Any) 
     return wanted
 
 
-def train(attn_implementation: str | None = None, argv: list[str] | None = None) -> None:
+def train(
+    attn_implementation: str | None = None,
+    argv: list[str] | None = None,
+    trainer_class: type[LLaVATrainer] = LLaVATrainer,
+) -> None:
     """Run the training that the command line (or ``argv``) describes. Raises UserError for a user's mistake."""
     global local_rank
 
@@ -196,7 +200,7 @@ def train(attn_implementation: str | None = None, argv: list[str] | None = None)
     # 6. Data, trainer, and a look at what will train and what would spoil it.
     data_module = make_supervised_data_module(tokenizer=tokenizer, data_args=data_args)
     data_module["eval_dataset"] = build_validation_data(data_args, tokenizer)
-    trainer = LLaVATrainer(
+    trainer = trainer_class(
         model=model,
         processing_class=tokenizer,
         args=training_args,
@@ -278,11 +282,11 @@ def end_rank() -> NoReturn:
 
 
 @exit_on_user_error
-def main(attn_implementation: str | None = None) -> None:
-    """The command line's entry."""
+def main(attn_implementation: str | None = None, trainer_class: type[LLaVATrainer] = LLaVATrainer) -> None:
+    """The command line's entry, for scripts with another attention or a trainer of their own, too."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     hf_logging.set_verbosity_warning()
-    train(attn_implementation)
+    train(attn_implementation, trainer_class=trainer_class)
     if torch.distributed.is_initialized():
         end_rank()
 

@@ -2,7 +2,7 @@
 
 ::
 
-    python -m playground.photos.build [--scale cpu] [--data-root playground/data] [--cache playground/photos/.cache]
+    python -m playground.photos.build [--scale mini] [--data-root playground/data] [--cache playground/photos/.cache]
 
 Standard error gets what a guess without the picture would score on the data's tests.
 """
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--scale", choices=dataset.RECIPES, default="cpu", help="how much data, how large a model")
+    parser.add_argument("--scale", choices=dataset.RECIPES, default="mini", help="how much data, how large a model")
     parser.add_argument("--data-root", type=Path, default=dataset.DATA_ROOT, help="folder to put photos/ into")
     parser.add_argument("--cache", type=Path, default=fetch.CACHE, help="folder to put the parts into")
     args = parser.parse_args()

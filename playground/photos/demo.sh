@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What `make demo-photos` runs: LLaVA's two stages on photographs, with a pretrained vision tower and language model.
+# What `make demo-photos` runs: LLaVA's two stages on photographs, with a pretrained vision tower.
 #
-#   make demo-photos                # SCALE=cpu: stories15M, under an hour on 2 cores
+#   make demo-photos                # SCALE=mini: a small Llama that first learns to read, under an hour on 2 cores
+#   SCALE=cpu make demo-photos      # stories15M goes on from its pretraining
 #   SCALE=gpu make demo-photos      # SmolLM2-135M, more scenes and questions
 #
 # Everything fetched is checked by its hash; whatever is finished is reused. The study of all projectors that starts

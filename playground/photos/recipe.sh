@@ -2,7 +2,7 @@
 # What the demo and the study on photographs share: parts, template, and how each stage trains, by SCALE.
 # shellcheck disable=SC2034 # used by the scripts that source this file
 
-: "${SCALE:=cpu}"
+: "${SCALE:=mini}"
 : "${RUNS:=checkpoints/photos}" # where the demo leaves its runs
 FAMILY=llava-photos-$SCALE
 # shellcheck source=playground/lib.sh
@@ -12,18 +12,20 @@ case $SCALE in
     mini)
         CAPTIONS=descriptions # whose every word has to be seen
         STAGE1=(BATCH_SIZE=16 EPOCHS=1 LEARNING_RATE=5e-4)
+        WORDS=(EPOCHS=0.5 LEARNING_RATE=2e-3)
         STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=1 MM_CCRA_HIDDEN_DIM=64)
-        LEARNING_RATE=1e-3
-        LEARNING_RATES=1e-3,3e-3
+        LEARNING_RATE=3e-4
+        : "${LEARNING_RATES=2e-4,6e-4}"
         TRAINER=playground/photos/train.py
         CONV_MODE=mistral_instruct # the shortest: a system prompt would be half of a step's tokens
         ;;
     cpu)
         CAPTIONS=descriptions
         STAGE1=(BATCH_SIZE=16 EPOCHS=1 LEARNING_RATE=5e-4)
+        WORDS=(EPOCHS=0.5 LEARNING_RATE=2e-3)
         STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=1 MM_CCRA_HIDDEN_DIM=64)
         LEARNING_RATE=5e-4
-        LEARNING_RATES=2e-4,5e-4,1.2e-3
+        : "${LEARNING_RATES=2e-4,5e-4,1.2e-3}"
         TRAINER=playground/photos/train.py
         CONV_MODE=mistral_instruct
         ;;
@@ -32,7 +34,7 @@ case $SCALE in
         STAGE1=(VERSION=plain BATCH_SIZE=64 EPOCHS=1 LEARNING_RATE=1e-3)
         STAGE2=(BATCH_SIZE=32 GLOBAL_BATCH=32 EPOCHS=1 MM_CCRA_HIDDEN_DIM=128)
         LEARNING_RATE=2e-4
-        LEARNING_RATES=5e-5,2e-4,8e-4
+        : "${LEARNING_RATES=5e-5,2e-4,8e-4}"
         TRAINER=llava/train/train_mem.py
         CONV_MODE=chatml_direct # SmolLM2's own; its vocabulary has no </s>
         ;;

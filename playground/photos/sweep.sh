@@ -3,8 +3,8 @@
 #
 #   bash playground/photos/sweep.sh --seeds 1 2 3 --out checkpoints/photos/study --jobs 2
 #
-# Every arm tries the same learning rates with the first seed and takes the best on the validation questions. Flags are
-# those of `python -m ccra_patch.sweep`.
+# Every arm tries the same learning rates with the first seed and takes the best on the validation questions;
+# LEARNING_RATES= (none) gives all the demo's. Flags are those of `python -m ccra_patch.sweep`.
 
 set -euo pipefail
 # shellcheck source=playground/photos/recipe.sh
@@ -23,17 +23,55 @@ if [[ ! -f $calibration ]]; then
 fi
 tau=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["tau"])' "$calibration")
 
-# The demo's recipe, and layers that a tower of twelve blocks has.
+# Layers that a tower of twelve blocks has.
+LAYERS=(
+    MM_DENSE_CONNECTOR_DCI_LAYERS="0 1 2 3 4 5 6 7 8 9 10 11" MM_DENSE_CONNECTOR_DCI_GROUP_SIZE=6
+    MM_MMFUSER_LAYERS="2 4 6 9" MM_MMFUSER_HEADS=6
+    MM_IGVA_LAYERS="1 2 3 4 5 6 7 8 9 10 11 12" MM_IGVA_GROUP_SIZE=3 MM_IGVA_HIDDEN_DIM=128
+    MM_MLVF_ED_LAYERS="4 8 12"
+)
+
+values_of() { # values_of FLAG WORD...: what follows the flag among the words
+    local flag=$1 word given=
+    shift
+    for word in "$@"; do
+        case $word in
+            "$flag") given=1 ;;
+            --*) given= ;;
+            *) [[ -z $given ]] || echo "$word" ;;
+        esac
+    done
+}
+
+# What a projector sees beyond LLaVA's layer has no part in stage 1, and a stage 2 of minutes would not open it: every
+# arm, the baseline too, goes on to learn the words of patches with its own projector, each seed on the same samples.
+# Pinning tokens is no part of that, so an arm with AttAnchor shares the projector of the one without.
+own=()
+if [[ -n $alignment ]]; then
+    mapfile -t seeds < <(values_of --seeds "$@")
+    mapfile -t chosen < <(values_of --arms "$@")
+    while IFS='|' read -r name settings; do
+        [[ -z ${chosen[*]} || " ${chosen[*]} " == *" $name "* ]] || continue
+        IFS='|' read -ra variables <<<"$settings"
+        for seed in "${seeds[@]}"; do
+            stage words scripts/v1_5/pretrain.sh TRAINER=playground/photos/train_on_words.py ADAPTER="$adapter" \
+                DATA="$data/finetune.json" "${STAGE2[@]}" "${WORDS[@]}" "${LAYERS[@]}" "${variables[@]}" SEED="$seed" \
+                </dev/null
+            mkdir -p "$RUNS/$FAMILY-words"
+            ln -sfn "$(realpath "$trained")" "$RUNS/$FAMILY-words/$name-seed$seed"
+        done
+        own+=(--train-arm "$name" ADAPTER="$RUNS/$FAMILY-words/$name-seed{seed}/mm_projector.bin")
+    done < <(python -m playground.photos.arms)
+fi
+
+search=(--search LEARNING_RATE="$LEARNING_RATES" --search-eval TIER=val_balanced SPLIT=llava_gqa_val_balanced)
+[[ -n $LEARNING_RATES ]] || search=(--train LEARNING_RATE="$LEARNING_RATE")
+
 python -m ccra_patch.sweep --study photos \
     --train MODEL="$MODEL" VISION_TOWER="$VISION_TOWER" ADAPTER="$adapter" DATA="$data/finetune.json" \
-    IMAGE_FOLDER="$IMAGE_FOLDER" "${STAGE2[@]}" EXTRA_ARGS="--save_strategy no" \
-    MM_DENSE_CONNECTOR_DCI_LAYERS="0 1 2 3 4 5 6 7 8 9 10 11" MM_DENSE_CONNECTOR_DCI_GROUP_SIZE=6 \
-    MM_MMFUSER_LAYERS="2 4 6 9" MM_MMFUSER_HEADS=6 \
-    MM_IGVA_LAYERS="1 2 3 4 5 6 7 8 9 10 11 12" MM_IGVA_GROUP_SIZE=3 MM_IGVA_HIDDEN_DIM=128 \
-    MM_MLVF_ED_LAYERS="4 8 12" \
+    IMAGE_FOLDER="$IMAGE_FOLDER" "${STAGE2[@]}" "${LAYERS[@]}" EXTRA_ARGS="--save_strategy no" "${own[@]}" \
     --train-arm mlp2x_gelu_attanchor MM_ATTANCHOR_TAU="$tau" --train-arm ccra_attanchor MM_ATTANCHOR_TAU="$tau" \
-    --search LEARNING_RATE="$LEARNING_RATES" \
-    --search-eval TIER=val_balanced SPLIT=llava_gqa_val_balanced \
+    "${search[@]}" \
     --eval DATA="$data/gqa" CONV_MODE="$CONV_MODE" BATCH_SIZE=50 \
     --evaluation new_cutouts TIER=test_cutouts_balanced SPLIT=llava_gqa_test_cutouts_balanced \
     --evaluation new_combinations TIER=test_combinations_balanced SPLIT=llava_gqa_test_combinations_balanced \
