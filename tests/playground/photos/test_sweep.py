@@ -21,26 +21,30 @@ def dry_run(tmp_path):
     parts = "".join(f"{part}={tmp_path}/{name}\\n" for part, name in names.items())
     for folder in ("d/images", "v", "m", "f"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "d/pretrain.json").write_text("[]")
+    for name in ("pretrain", "finetune"):
+        (tmp_path / f"d/{name}.json").write_text("[]")
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text(
         f"""#!/bin/sh
         case "$*" in
-            "-m playground.photos.build "*) exec printf "{parts}" ;;
-            llava/train/*|"-m llava.attanchor.calibrate "*) ;;
+            "-m playground.photos.build --scale gpu") exec printf "{parts}" ;;
+            "-m playground.photos.build "*) exec printf "{parts}alignment={tmp_path}/a\\n" ;;
+            llava/train/*|playground/photos/train*|"-m llava.attanchor.calibrate "*) ;;
             *) exec {sys.executable} "$@" ;;
         esac
+        all=$*
         while [ $# -gt 0 ]; do
-            [ "$1" != --output_dir ] || mkdir -p "$2"
+            [ "$1" != --output_dir ] || {{ mkdir -p "$2" && touch "$2/mm_projector.bin" && echo "$all" >"$2/command"; }}
             [ "$1" != --output ] || echo '{{"tau": 0.5}}' >"$2"
             shift
         done
         """
     )
     python.chmod(0o755)
-    stage1 = tmp_path / "llava-photos-cpu-pretrain-1"
+    stage1 = tmp_path / "llava-photos-mini-pretrain-1"
     stage1.mkdir()
+    (stage1 / "mm_projector.bin").touch()
     (stage1 / "run.json").write_text(f'"{tmp_path}/m" "{tmp_path}/v"')
     (stage1 / "attanchor.json").write_text('{"tau": 0.25}')
     (stage1 / ".finished").touch()
@@ -58,13 +62,25 @@ def variables_of(line: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in shlex.split(line) if "=" in word)
 
 
-def test_arms_start_from_the_demos_stage_one_with_three_learning_rates(dry_run, tmp_path):
-    result = dry_run()
+def trainings(result) -> list[dict[str, str]]:
     assert result.returncode == 0, result.stderr
-    training = [variables_of(line) for line in result.stdout.splitlines() if line.endswith("finetune_ccra.sh")]
-    assert len(training) == 3 * len(STUDIES["photos"].arms)
+    return [variables_of(line) for line in result.stdout.splitlines() if line.endswith("finetune_ccra.sh")]
+
+
+def test_arms_start_from_projectors_of_their_own_with_two_learning_rates(dry_run, tmp_path):
+    result = dry_run()
+    training = trainings(result)
+    assert len(training) == 2 * len(STUDIES["photos"].arms)
     for variables in training:
-        assert variables["ADAPTER"] == f"{tmp_path}/llava-photos-cpu-pretrain-1/mm_projector.bin"
+        words = tmp_path / "llava-photos-mini-words"
+        assert Path(variables["ADAPTER"]).parent.parent == words
+        record = (Path(variables["ADAPTER"]).parent / "command").read_text().split()
+        assert record[record.index("--pretrain_mm_mlp_adapter") + 1] == (
+            f"{tmp_path}/llava-photos-mini-pretrain-1/mm_projector.bin"
+        )
+        assert record[record.index("--mm_projector_type") + 1] == variables["PROJECTOR"]
+        assert record[record.index("--seed") + 1] == "1"
+        assert not any("attanchor" in word for word in record)
         assert ("MM_ATTANCHOR_TAU" in variables) == ("MM_ATTANCHOR_DIRECTION" in variables)
         command = subprocess.run(
             ["bash", "scripts/v1_5/finetune_ccra.sh"],
@@ -81,6 +97,21 @@ def test_arms_start_from_the_demos_stage_one_with_three_learning_rates(dry_run, 
         assert all(0 <= layer <= BLOCKS for layer in layers)
     evaluations = [variables_of(line) for line in result.stdout.splitlines() if line.endswith("gqa.sh")]
     assert {variables["TIER"] for variables in evaluations} == {"val_balanced"}
+
+
+def test_an_arm_with_attanchor_shares_the_projector_of_the_one_without(dry_run, tmp_path):
+    dry_run("--arms", "mlp2x_gelu", "mlp2x_gelu_attanchor", "ccra")
+    words = tmp_path / "llava-photos-mini-words"
+    assert sorted(path.name for path in words.iterdir()) == [
+        "ccra-seed1", "mlp2x_gelu-seed1", "mlp2x_gelu_attanchor-seed1",
+    ]  # fmt: skip
+    assert (words / "mlp2x_gelu-seed1").resolve() == (words / "mlp2x_gelu_attanchor-seed1").resolve()
+    assert (words / "mlp2x_gelu-seed1").resolve() != (words / "ccra-seed1").resolve()
+
+
+def test_without_a_search_every_arm_has_the_demos_learning_rate(dry_run):
+    training = trainings(dry_run("--arms", "mlp2x_gelu", "ccra", LEARNING_RATES=""))
+    assert [variables["LEARNING_RATE"] for variables in training] == ["3e-4", "3e-4"]
 
 
 def test_it_trains_a_stage_one_where_its_scale_has_none(dry_run, tmp_path):
