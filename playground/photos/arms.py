@@ -1,4 +1,4 @@
-"""The arms of the study for a shell: ``name|VARIABLE=value|...``, what AttAnchor sets left out (it has no projector)."""
+"""The arms of the study for a shell: ``name|VARIABLE=value|...``, without what AttAnchor sets: it has no projector."""
 
 from ccra_patch.studies import STUDIES
 
