@@ -49,10 +49,9 @@ def train_all(runs: list[dict[str, Any]]) -> None:
         AcceleratorState._reset_state()
         with (
             mock.patch.object(conversation, "default_conversation", conversation.default_conversation),
-            mock.patch.object(module, "LLaVATrainer", ScriptedTrainer),
             mock.patch.object(ScriptedTrainer, "run", run, create=True),
         ):
-            module.train(attn_implementation="sdpa", argv=run["argv"])
+            module.train(attn_implementation="sdpa", argv=run["argv"], trainer_class=ScriptedTrainer)
 
 
 if __name__ == "__main__":
