@@ -9,25 +9,20 @@ FAMILY=llava-photos-$SCALE
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 case $SCALE in
-    mini)
+    mini | cpu)
         CAPTIONS=descriptions # whose every word has to be seen
         STAGE1=(BATCH_SIZE=16 EPOCHS=1 LEARNING_RATE=5e-4)
         WORDS=(EPOCHS=0.5 LEARNING_RATE=2e-3)
         STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=1 MM_CCRA_HIDDEN_DIM=64)
-        LEARNING_RATE=3e-4
-        : "${LEARNING_RATES=2e-4,6e-4}"
         TRAINER=playground/photos/train.py
         CONV_MODE=mistral_instruct # the shortest: a system prompt would be half of a step's tokens
-        ;;
-    cpu)
-        CAPTIONS=descriptions
-        STAGE1=(BATCH_SIZE=16 EPOCHS=1 LEARNING_RATE=5e-4)
-        WORDS=(EPOCHS=0.5 LEARNING_RATE=2e-3)
-        STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=1 MM_CCRA_HIDDEN_DIM=64)
-        LEARNING_RATE=5e-4
-        : "${LEARNING_RATES=2e-4,5e-4,1.2e-3}"
-        TRAINER=playground/photos/train.py
-        CONV_MODE=mistral_instruct
+        if [[ $SCALE == mini ]]; then
+            LEARNING_RATE=3e-4
+            : "${LEARNING_RATES=2e-4,6e-4}"
+        else
+            LEARNING_RATE=5e-4
+            : "${LEARNING_RATES=2e-4,5e-4,1.2e-3}"
+        fi
         ;;
     gpu)
         CAPTIONS=pretrain
