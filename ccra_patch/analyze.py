@@ -19,11 +19,18 @@ from typing import Any
 
 from ccra_patch.markdown import markdown_table, number_cell
 from ccra_patch.metrics import COLUMNS, consistency
-from ccra_patch.observing import add_checkpoint_arguments, add_question_arguments, read_items, require_counts
+from ccra_patch.observing import (
+    add_checkpoint_arguments,
+    add_question_arguments,
+    checkpoint_asked,
+    file_asked,
+    read_items,
+    require_counts,
+)
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.items import Item
 from llava.eval.observe import Checkpoint, observe
-from llava.eval.provenance import environment, file_digest, fingerprint
+from llava.eval.provenance import environment
 
 Row = dict[str, float]  # by column
 # Table 2 as published, for LLaVA-1.5-7B with CCRA.
@@ -86,10 +93,9 @@ def analyze(arguments: argparse.Namespace) -> dict[str, Any]:
     records = measure(checkpoint, items, arguments.conv_mode, arguments.batch_size, arguments.workers)
     summary = summarise(records)
     report = {
-        "checkpoint": {"path": arguments.model_path, **fingerprint(arguments.model_path)},
+        "checkpoint": checkpoint_asked(arguments),
         "questions": {
-            "file": arguments.question_file,
-            "sha256": file_digest(Path(arguments.question_file).expanduser()),
+            **file_asked(arguments),
             "measured": len(records),
             "without_picture": len(items) - len(records),
         },

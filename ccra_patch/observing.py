@@ -1,10 +1,13 @@
 """What the commands have in common that look at a ccra checkpoint while it is asked questions."""
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from llava.errors import UserError
 from llava.eval.items import Item
 from llava.eval.model_vqa_loader import question_to_item
+from llava.eval.provenance import file_digest, fingerprint
 from llava.eval.records import read_json_lines, require_keys
 
 
@@ -40,3 +43,14 @@ def read_items(arguments: argparse.Namespace) -> list[Item]:
     if not any(item.images for item in items):
         raise UserError(f"{arguments.question_file} has no question with a picture; the metrics are about pictures")
     return items
+
+
+def checkpoint_asked(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A report's entry for the checkpoint."""
+    return {"path": arguments.model_path, **fingerprint(arguments.model_path)}
+
+
+def file_asked(arguments: argparse.Namespace) -> dict[str, str]:
+    """The beginning of a report's entry for the question file."""
+    path = arguments.question_file
+    return {"file": path, "sha256": file_digest(Path(path).expanduser())}

@@ -40,13 +40,13 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from ccra_patch.attention import LPWCA, PWCA
 from ccra_patch.markdown import markdown_table
-from ccra_patch.observing import add_checkpoint_arguments, require_counts
+from ccra_patch.observing import add_checkpoint_arguments, checkpoint_asked, require_counts
 from ccra_patch.recorder import Call
 from ccra_patch.summary import estimate
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.model_vqa_loader import question_to_item
 from llava.eval.observe import Checkpoint, observe
-from llava.eval.provenance import environment, fingerprint
+from llava.eval.provenance import environment
 from llava.eval.records import read_json, read_json_lines, write_json
 
 LAYER = "LPWCA, layer "
@@ -238,7 +238,7 @@ def main() -> None:
     summary = summarise(records)
     print(table(summary))
     report = {
-        "checkpoint": {"path": args.model_path, **fingerprint(args.model_path)},
+        "checkpoint": checkpoint_asked(args),
         "questions": {"folder": str(args.gqa), "tier": args.tier, "measured": len(records)},
         "layers": list(checkpoint.layers),
         "summary": summary,

@@ -36,7 +36,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -45,14 +44,21 @@ from torch import Tensor
 
 from ccra_patch.attention import LPWCA, LWCA, PWCA
 from ccra_patch.markdown import markdown_table, number_cell
-from ccra_patch.observing import add_checkpoint_arguments, add_question_arguments, read_items, require_counts
+from ccra_patch.observing import (
+    add_checkpoint_arguments,
+    add_question_arguments,
+    checkpoint_asked,
+    file_asked,
+    read_items,
+    require_counts,
+)
 from ccra_patch.projector import CCRAProjector
 from ccra_patch.recorder import Call
 from ccra_patch.summary import estimate
 from llava.errors import UserError, exit_on_user_error
 from llava.eval.items import Item
 from llava.eval.observe import Checkpoint, observe
-from llava.eval.provenance import environment, file_digest, fingerprint
+from llava.eval.provenance import environment
 from llava.eval.records import write_json
 
 
@@ -220,10 +226,9 @@ def main() -> None:
     }
     print(table(summary))
     report = {
-        "checkpoint": {"path": args.model_path, **fingerprint(args.model_path)},
+        "checkpoint": checkpoint_asked(args),
         "questions": {
-            "file": args.question_file,
-            "sha256": file_digest(Path(args.question_file).expanduser()),
+            **file_asked(args),
             "measured": len(records),
             "pictures": len(times),
             "passed_over": len(items) - len(records),
