@@ -126,7 +126,8 @@ def _igva_needs(given: IGVASettings) -> Needs:
 
 def _mlvf_ed(given: MLVFExternalDirectSettings, vision_dim: int, text_dim: int) -> MLVFExternalDirect:
     size = given.mm_mlvf_ed_group_size
-    return MLVFExternalDirect(vision_dim, text_dim, len(given.mm_mlvf_ed_layers) // size, size)
+    groups = len(given.mm_mlvf_ed_layers) // size
+    return MLVFExternalDirect(vision_dim, text_dim, groups, size, given.mm_mlvf_ed_normalize)
 
 
 _register(

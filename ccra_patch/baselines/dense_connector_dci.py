@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from einops import reduce
+from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from ccra_patch.baselines.fusion import WideMLP
@@ -48,8 +48,11 @@ class DenseConnectorDCI(nn.Module):
 
     def forward(self, features: Tensor, layers: Tensor) -> Tensor:
         """``F_v [B, N, d]`` and layers ``[B, g * group_size, N, d]``, group by group -> ``[B, N, D]``."""
-        groups = reduce(layers, "b (g size) n d -> b n (g d)", "mean", size=self.group_size)
-        return self.mlp(features, groups)
+        return self.mlp(features, rearrange(self.groups(layers), "b g n d -> b n (g d)"))
+
+    def groups(self, layers: Tensor) -> Tensor:
+        """What stands beside ``F_v``: the mean of each group, ``[B, g * group_size, N, d] -> [B, g, N, d]``."""
+        return reduce(layers, "b (g size) n d -> b g n d", "mean", size=self.group_size)
 
     def load_plain_adapter(self, state: Mapping[str, Tensor]) -> None:
         """Start as that adapter, bit for bit. Raises ValueError if it does not fit."""
