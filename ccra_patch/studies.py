@@ -83,7 +83,8 @@ def _photos() -> Study:
     def variant(name: str, **changes: str) -> Arm:
         return Arm(f"ccra_{name}", ccra.changes | changes)
 
-    others = ("dense_connector_dci", "mmfuser", "igva", "mlvf_ed")
+    others = [Arm(name, {"PROJECTOR": name}) for name in ("dense_connector_dci", "mmfuser", "igva", "mlvf_ed")]
+    others.append(Arm("mlvf_ed_normalized", {"PROJECTOR": "mlvf_ed", "MM_MLVF_ED_NORMALIZE": "True"}))
     groups = {f"{count} groups": variant(f"groups{count}", MM_CCRA_DEPTH_GROUPS=str(count)) for count in (2, 3)}
     ways = {name: variant(name, MM_CCRA_INTEGRATION=name) for name in ("decoupled", "shuffled")}
     without = {name: variant(f"no_{name}", MM_CCRA_DISABLE=name) for name in ("lpwca", "lwca", "pwca")}
@@ -96,7 +97,7 @@ def _photos() -> Study:
     return Study(
         plain.name,
         (
-            Panel("projector", {arm.name: arm for arm in (plain, *(Arm(n, {"PROJECTOR": n}) for n in others), ccra)}),
+            Panel("projector", {arm.name: arm for arm in (plain, *others, ccra)}),
             Panel("CCRA", {"as it is": ccra, **groups, **normalized, "post": post, **ways}),
             Panel("CCRA without", {"nothing left out": ccra, **without, "smoothing": smoothing}),
             Panel(
