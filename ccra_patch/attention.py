@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ccra_patch.depth_groups import group_shares, mix_groups
+from ccra_patch.grounding import contrast
 from ccra_patch.lean import Moments, read_stack, work_dtype
 from ccra_patch.settings import NORM_ORDERS, require_choice
 from ccra_patch.smoothing import GaussianSmoothing
@@ -111,7 +112,12 @@ class LPWCA(QuestionAttention):
     With ``normalize_keys``, which goes beyond the paper, K sees every patch after a LayerNorm without parameters. The
     layers of a tower differ in size (40 times, shallow blocks of DINOv2 and its last), and so do raw scores: those of
     shallow layers are near 0. LWCA and PWCA read normalised features anyway.
+
+    In training with a ``grounding`` above 0, which goes beyond the paper too, ``auxiliary_loss`` holds that many times
+    the loss of :mod:`ccra_patch.grounding` of the latest call.
     """
+
+    auxiliary_loss: Tensor
 
     def __init__(
         self,
@@ -120,12 +126,14 @@ class LPWCA(QuestionAttention):
         hidden_dim: int,
         norm_order: str = "pre",
         normalize_keys: bool = False,
+        grounding: float = 0.0,
     ) -> None:
         super().__init__(vision_dim, text_dim, hidden_dim)
         require_choice("mm_ccra_norm_order", norm_order, NORM_ORDERS)
         self.norm = nn.LayerNorm(vision_dim)
         self.norm_order = norm_order
         self.normalize_keys = normalize_keys
+        self.grounding = grounding
 
     def probe(self, question: Question) -> Probe:
         """What to multiply features with; :meth:`score` makes scores of the products.
@@ -160,6 +168,8 @@ class LPWCA(QuestionAttention):
             the map ``W_lp [B, L, N]``, ``F_lp [B, L, N, d]``, and ``F_lp @ directions [B, K, L, N]``.
         """
         probe = self.probe(question)
+        if self.grounding and self.training:
+            self.auxiliary_loss = self.grounding * self._contrast(stack, question, probe)
         weight, bias = self.norm.weight.to(directions.dtype), self.norm.bias.to(directions.dtype)
         if moments:  # its mean over d, and the product with the bias that its variance takes
             averages = torch.stack([torch.ones_like(bias), bias]) / len(bias)
@@ -179,6 +189,14 @@ class LPWCA(QuestionAttention):
             2 * along_bias - modulated.shift * bias.square().mean()
         )
         return scores, replace(modulated, moments=Moments(mean, square - mean.square())), products
+
+    def _contrast(self, stack: Tensor, question: Question, probe: Probe) -> Tensor:
+        """The grounding loss, from what every question of the batch would score in every picture of it."""
+        reading = read_stack(stack, repeat(probe.direction, "q 1 width -> p q width", p=len(stack)))
+        scores = []
+        for products, mean, variance in zip(reading.products, *reading.moments, strict=True):
+            scores.append(self.score(products, Moments(mean, variance), probe).mean(dim=1))
+        return contrast(torch.stack(scores, dim=1), question.pooled, question.mass[:, 0] > 0)
 
 
 class LWCA(QuestionAttention):

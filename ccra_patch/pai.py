@@ -58,6 +58,7 @@ class PAIStack(nn.Module):
         normalize: beyond the paper, which has none: what to bring to one size before it is compared, by norms without
             parameters. ``query``: the question's tokens, see :meth:`tokens`; ``keys``: the patches that LPWCA scores,
             see :class:`~ccra_patch.attention.LPWCA`.
+        grounding: beyond the paper, the weight of a loss on LPWCA's scores, see :mod:`ccra_patch.grounding`.
 
     Raises:
         ValueError: for an unknown name, and for steps whose integration needs one that is left out.
@@ -75,6 +76,7 @@ class PAIStack(nn.Module):
         disable: Collection[str] = (),
         depth_groups: int = 1,
         normalize: Collection[str] = (),
+        grounding: float = 0.0,
     ) -> None:
         super().__init__()
         require_steps(integration, disable)
@@ -85,7 +87,7 @@ class PAIStack(nn.Module):
         self.vision_dim, self.text_dim, self.integration = vision_dim, text_dim, integration
         widths = (vision_dim, text_dim, hidden_dim)
         self.importance = TokenImportance(text_dim, hidden_dim)
-        self.lpwca = NoLPWCA() if "lpwca" in disable else LPWCA(*widths, norm_order, "keys" in normalize)
+        self.lpwca = NoLPWCA() if "lpwca" in disable else LPWCA(*widths, norm_order, "keys" in normalize, grounding)
         self.lwca = (
             NoLWCA(vision_dim, depth_groups) if "lwca" in disable else LWCA(*widths, kernel_size, sigma, depth_groups)
         )

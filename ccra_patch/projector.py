@@ -21,8 +21,8 @@ class CCRAProjector(nn.Module):
     Args:
         vision_dim: d.
         text_dim: D.
-        hidden_dim, kernel_size, sigma, norm_order, integration, disable, depth_groups, normalize: see
-            :class:`~ccra_patch.pai.PAIStack`.
+        hidden_dim, kernel_size, sigma, norm_order, integration, disable, depth_groups, normalize,
+            grounding: see :class:`~ccra_patch.pai.PAIStack`.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class CCRAProjector(nn.Module):
         disable: Collection[str] = (),
         depth_groups: int = 1,
         normalize: Collection[str] = (),
+        grounding: float = 0.0,
     ) -> None:
         super().__init__()
         self.attention = PAIStack(
@@ -50,6 +51,7 @@ class CCRAProjector(nn.Module):
             disable,
             depth_groups,
             normalize,
+            grounding,
         )
         self.selected = nn.Linear(vision_dim, text_dim)
         self.regional = nn.Linear(depth_groups * vision_dim, text_dim, bias=False)

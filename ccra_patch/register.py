@@ -90,6 +90,7 @@ def _ccra(given: CCRASettings, vision_dim: int, text_dim: int) -> CCRAProjector:
         disable=given.mm_ccra_disable,
         depth_groups=given.mm_ccra_depth_groups,
         normalize=given.mm_ccra_normalize,
+        grounding=given.mm_ccra_grounding,
     )
 
 

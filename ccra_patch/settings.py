@@ -82,6 +82,13 @@ class CCRASettings(ProjectorSettings):
             "embeddings) keys (the layers that LPWCA scores); none unless named."
         },
     )
+    mm_ccra_grounding: float = field(
+        default=0.0,
+        metadata={
+            "help": "Beyond the paper: weight of a loss by which each question has to tell its picture from the others "
+            "of its batch by LPWCA's scores; 0 = none. One sample a batch has nothing to be told from."
+        },
+    )
     mm_ccra_layers: list[int] = field(
         default_factory=list,
         metadata={"help": "Hidden states that CCRA reads, shallow first (0 = embeddings); every block unless named."},
@@ -96,6 +103,7 @@ class CCRASettings(ProjectorSettings):
         require_steps(self.mm_ccra_integration, self.mm_ccra_disable)
         require_depth_groups(self.mm_ccra_depth_groups, self.mm_ccra_integration)
         require_normalize(self.mm_ccra_normalize)
+        require_weight("mm_ccra_grounding", self.mm_ccra_grounding, "0 = no such loss")
         if self.mm_ccra_layers != []:
             require_layers("mm_ccra_layers", self.mm_ccra_layers)
             if list(self.mm_ccra_layers) != sorted(self.mm_ccra_layers) or self.mm_ccra_layers[0] < 0:
@@ -124,6 +132,8 @@ class CCRASettings(ProjectorSettings):
             self._refuse_given("mm_ccra_sigma", "mm_ccra_kernel_size 1 does not smooth")
         if {"lpwca", "pwca"} <= set(self.mm_ccra_disable):
             self._refuse_given("mm_ccra_norm_order", "mm_ccra_disable leaves out both steps that modulate")
+        if "lpwca" in self.mm_ccra_disable:
+            self._refuse_given("mm_ccra_grounding", "mm_ccra_disable leaves out lpwca, whose scores it is a loss on")
         if "keys" in self.mm_ccra_normalize and "lpwca" in self.mm_ccra_disable:
             raise ValueError(
                 "mm_ccra_normalize names keys, but mm_ccra_disable leaves out lpwca, whose keys they are; "
@@ -196,6 +206,14 @@ def require_positive(name: str, value: float, note: str) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a number above 0 ({note})")
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} is {value}; it must be a finite number above 0 ({note})")
+
+
+def require_weight(name: str, value: float, note: str) -> None:
+    """Raise ValueError unless ``value`` is a finite number of at least 0."""
+    if type(value) not in (int, float):
+        raise ValueError(f"{name} is {value!r}; it must be a number of at least 0 ({note})")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} is {value}; it must be a finite number of at least 0 ({note})")
 
 
 def require_layers(name: str, value: Sequence[int]) -> None:

@@ -73,7 +73,9 @@ PROJECTORS = (
 )
 
 ATTANCHOR = {"MM_ATTANCHOR_DIRECTION": "text_into_image"}
+GROUPS = {"MM_CCRA_DEPTH_GROUPS": "3"}
 NORMALIZED = {"MM_CCRA_NORMALIZE": "query keys"}
+GROUNDED = {"MM_CCRA_GROUNDING": "0.1"}
 
 
 def _photos() -> Study:
@@ -85,20 +87,21 @@ def _photos() -> Study:
 
     others = [Arm(name, {"PROJECTOR": name}) for name in ("dense_connector_dci", "mmfuser", "igva", "mlvf_ed")]
     others.append(Arm("mlvf_ed_normalized", {"PROJECTOR": "mlvf_ed", "MM_MLVF_ED_NORMALIZE": "True"}))
-    groups = {f"{count} groups": variant(f"groups{count}", MM_CCRA_DEPTH_GROUPS=str(count)) for count in (2, 3)}
     ways = {name: variant(name, MM_CCRA_INTEGRATION=name) for name in ("decoupled", "shuffled")}
     without = {name: variant(f"no_{name}", MM_CCRA_DISABLE=name) for name in ("lpwca", "lwca", "pwca")}
     smoothing = variant("no_smoothing", MM_CCRA_KERNEL_SIZE="1")
     post = variant("post", MM_CCRA_NORM_ORDER="post")
-    normalized = {
+    beyond = {
+        "3 groups": variant("groups3", **GROUPS),
         "normalised": variant("normalized", **NORMALIZED),
-        "normalised, 3 groups": variant("groups3_normalized", MM_CCRA_DEPTH_GROUPS="3", **NORMALIZED),
+        "normalised, 3 groups": variant("groups3_normalized", **GROUPS, **NORMALIZED),
+        "grounded, 3 groups": variant("groups3_grounded", **GROUPS, **NORMALIZED, **GROUNDED),
     }
     return Study(
         plain.name,
         (
             Panel("projector", {arm.name: arm for arm in (plain, *others, ccra)}),
-            Panel("CCRA", {"as it is": ccra, **groups, **normalized, "post": post, **ways}),
+            Panel("CCRA", {"as it is": ccra, "post": post, **ways, **beyond}),
             Panel("CCRA without", {"nothing left out": ccra, **without, "smoothing": smoothing}),
             Panel(
                 "AttAnchor",

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ccra_patch.baselines.fusion import WideMLP
 from ccra_patch.baselines.groups import require_groups
-from ccra_patch.settings import QUERY_MODES, ProjectorSettings, require_choice, require_count
+from ccra_patch.settings import QUERY_MODES, ProjectorSettings, require_choice, require_count, require_weight
 
 
 @dataclass
@@ -57,8 +57,7 @@ class IGVASettings(ProjectorSettings):
                 f"mm_igva_heads is {self.mm_igva_heads}; it must divide mm_igva_hidden_dim, "
                 f"which is {self.mm_igva_hidden_dim}"
             )
-        if not self.mm_igva_balance >= 0:
-            raise ValueError(f"mm_igva_balance is {self.mm_igva_balance}; it must be at least 0 (the method uses 0.02)")
+        require_weight("mm_igva_balance", self.mm_igva_balance, "the method uses 0.02")
         require_choice("mm_igva_query", self.mm_igva_query, QUERY_MODES)
         if self.mm_igva_average and self.mm_igva_text_encoder is not None:
             raise ValueError(

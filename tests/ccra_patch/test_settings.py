@@ -76,6 +76,16 @@ def test_every_field_is_a_flag_with_help():
             "mm_ccra_normalize is 'key'; it must be one of query, keys; did you mean 'keys'?",
         ),
         ("mm_ccra_normalize", "keys", "mm_ccra_normalize is 'keys'; it must be a list of: query, keys"),
+        (
+            "mm_ccra_grounding",
+            -0.1,
+            "mm_ccra_grounding is -0.1; it must be a finite number of at least 0 (0 = no such loss)",
+        ),
+        (
+            "mm_ccra_grounding",
+            "much",
+            "mm_ccra_grounding is 'much'; it must be a number of at least 0 (0 = no such loss)",
+        ),
         ("mm_ccra_layers", [3, 3], "mm_ccra_layers is [3, 3]; it must name each hidden state once"),
         (
             "mm_ccra_layers",
@@ -130,6 +140,11 @@ def test_a_wrong_value_is_refused_with_value_name_and_rule(name, value, message)
             "mm_ccra_normalize names keys, but mm_ccra_disable leaves out lpwca, whose keys they are; drop one of them",
         ),
         (
+            {"mm_ccra_disable": ["lpwca"], "mm_ccra_grounding": 0.1},
+            "mm_ccra_grounding is 0.1, but mm_ccra_disable leaves out lpwca, whose scores it is a loss on; "
+            "drop one of them",
+        ),
+        (
             {"mm_ccra_disable": ["pwca"], "mm_ccra_integration": "decoupled"},
             "mm_ccra_integration is decoupled, but mm_ccra_disable leaves out pwca; decoupled sets lwca and pwca in "
             "relation to each other: take pai, or keep both",
@@ -154,6 +169,7 @@ def test_settings_that_contradict_each_other_are_refused(given, message):
         {"mm_ccra_layers": [0, 8, 16, 24]},
         {"mm_ccra_normalize": ["query", "keys"], "mm_ccra_depth_groups": 3},
         {"mm_ccra_normalize": ["query"], "mm_ccra_disable": ["lpwca", "lwca"]},
+        {"mm_ccra_grounding": 0.1, "mm_ccra_integration": "shuffled"},
     ],
 )
 def test_every_arm_of_the_papers_studies_and_ours_is_legal(given):
