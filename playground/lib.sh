@@ -36,18 +36,19 @@ folder_of() { # folder_of PART
 
 # stage NAME SCRIPT VARIABLE=VALUE...: trains unless the same has been trained; leaves the folder in $trained.
 stage() {
-    local name=$1 script=$2
+    local name=$1 script=$2 trainers
     shift 2
+    mapfile -t trainers < <(printf '%s\n' "$@" | sed -n 's/^TRAINER=//p')
     trained=$RUNS/$FAMILY-$name-$({
         env "$@" OUTPUT=- DRY_RUN=1 bash "$script"
-        code_of llava/*.py llava/model llava/train ccra_patch
+        code_of llava/*.py llava/model llava/train ccra_patch "${trainers[@]}"
     } | key)
     if [[ -f $trained/.finished ]]; then
         say "$name: finished before, in $trained"
         return
     fi
     say "$name: training into $trained"
-    env "$@" OUTPUT="$trained" bash "$script"
+    env "$@" OUTPUT="$trained" bash "$script" || return
     touch "$trained/.finished"
 }
 

@@ -54,7 +54,7 @@ class Recipe:
 
 RECIPES = {
     "mini": Recipe(described=1_000, asked=9_000, retold=3, questions=144_000, batch_size=4, learning_rate=2e-3),
-    "cpu": Recipe(),
+    "cpu": Recipe(described=400, asked=1_800, retold=2, questions=96_000),
 }
 
 

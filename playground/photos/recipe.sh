@@ -12,7 +12,7 @@ case $SCALE in
     mini | cpu)
         CAPTIONS=descriptions # whose every word has to be seen
         STAGE1=(BATCH_SIZE=16 EPOCHS=1 LEARNING_RATE=5e-4)
-        WORDS=(EPOCHS=0.5 LEARNING_RATE=2e-3)
+        WORDS=(TRAINER=playground/photos/train_on_words.py EPOCHS=0.5 LEARNING_RATE=2e-3)
         STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=1 MM_CCRA_HIDDEN_DIM=64)
         TRAINER=playground/photos/train.py
         CONV_MODE=mistral_instruct # the shortest: a system prompt would be half of a step's tokens
@@ -56,4 +56,12 @@ pretrain() { # leaves $adapter, of stage 1
     stage pretrain scripts/v1_5/pretrain.sh ADAPTER="${alignment:+$alignment/mm_projector.bin}" \
         DATA="$data/$CAPTIONS.json" "${STAGE1[@]}"
     adapter=$trained/mm_projector.bin
+}
+
+# learn_words VARIABLE=VALUE...: trains a projector from $adapter on the words of patches; leaves its folder in $trained.
+#
+# What a projector sees beyond LLaVA's layer has no part in stage 1, and a stage 2 of minutes would not open it: each, the
+# baseline too, goes on to learn what its patches show. Where nothing was fitted to words (gpu) there is no such stage.
+learn_words() {
+    stage words scripts/v1_5/pretrain.sh ADAPTER="$adapter" DATA="$data/finetune.json" "${STAGE2[@]}" "${WORDS[@]}" "$@"
 }

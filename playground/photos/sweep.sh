@@ -43,25 +43,37 @@ values_of() { # values_of FLAG WORD...: what follows the flag among the words
     done
 }
 
-# What a projector sees beyond LLaVA's layer has no part in stage 1, and a stage 2 of minutes would not open it: every
-# arm, the baseline too, goes on to learn the words of patches with its own projector, each seed on the same samples.
-# Pinning tokens is no part of that, so an arm with AttAnchor shares the projector of the one without.
-own=()
+words_of() { # words_of ARM SEED VARIABLE=VALUE...: one projector, under the name by which stage 2 finds it
+    local name=$1-seed$2 seed=$2 folder=$RUNS/$FAMILY-words
+    shift 2
+    learn_words "${LAYERS[@]}" "$@" SEED="$seed" </dev/null >"$folder/$name.log" 2>&1 ||
+        fail 1 "$name did not learn the words; see $folder/$name.log"
+    ln -sfn "$(realpath "$trained")" "$folder/$name"
+}
+
+# Each arm and seed has a projector of its own from here on, each seed on the same samples. Pinning tokens is no part of
+# learning the words, so an arm with AttAnchor shares the projector of the one without.
+own=() started=()
 if [[ -n $alignment ]]; then
     mapfile -t seeds < <(values_of --seeds "$@")
     mapfile -t chosen < <(values_of --arms "$@")
+    at_once=$(values_of --jobs "$@")
+    : "${at_once:=1}"
+    threads=$(($(nproc) > at_once ? $(nproc) / at_once : 1))
+    declare -A trained_for=() # the arm whose projector has these settings
+    mkdir -p "$RUNS/$FAMILY-words"
     while IFS='|' read -r name settings; do
         [[ -z ${chosen[*]} || " ${chosen[*]} " == *" $name "* ]] || continue
+        own+=(--train-arm "$name" ADAPTER="$RUNS/$FAMILY-words/${trained_for[$settings]=$name}-seed{seed}/mm_projector.bin")
+        [[ ${trained_for[$settings]} == "$name" ]] || continue
         IFS='|' read -ra variables <<<"$settings"
         for seed in "${seeds[@]}"; do
-            stage words scripts/v1_5/pretrain.sh TRAINER=playground/photos/train_on_words.py ADAPTER="$adapter" \
-                DATA="$data/finetune.json" "${STAGE2[@]}" "${WORDS[@]}" "${LAYERS[@]}" "${variables[@]}" SEED="$seed" \
-                </dev/null
-            mkdir -p "$RUNS/$FAMILY-words"
-            ln -sfn "$(realpath "$trained")" "$RUNS/$FAMILY-words/$name-seed$seed"
+            while (($(jobs -pr | wc -l) >= at_once)); do wait -n; done
+            OMP_NUM_THREADS=$threads words_of "$name" "$seed" "${variables[@]}" &
+            started+=($!)
         done
-        own+=(--train-arm "$name" ADAPTER="$RUNS/$FAMILY-words/$name-seed{seed}/mm_projector.bin")
     done < <(python -m playground.photos.arms)
+    for job in "${started[@]}"; do wait "$job"; done
 fi
 
 search=(--search LEARNING_RATE="$LEARNING_RATES" --search-eval TIER=val_balanced SPLIT=llava_gqa_val_balanced)

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor
 
 from llava.constants import IMAGE_TOKEN_INDEX
+from llava.model.multimodal_projector.registry import take_auxiliary_loss
 from llava.train.llava_trainer import LLaVATrainer
 from llava.train.train import main
 from playground.photos import language_model, text
@@ -51,7 +52,9 @@ class WordsTrainer(LLaVATrainer):
         first = (ids == IMAGE_TOKEN_INDEX).int().argmax(dim=1)
         places = rearrange(first, "b -> b 1") + torch.arange(wanted.shape[1])
         said = embeds[torch.arange(len(ids))[:, None], places]
-        return (said.float() - wanted).square().mean() / self.variance
+        distance = (said.float() - wanted).square().mean() / self.variance
+        auxiliary = take_auxiliary_loss(model.get_model().mm_projector)
+        return distance if auxiliary is None else distance + auxiliary
 
 
 if __name__ == "__main__":

@@ -44,6 +44,16 @@ def test_a_stage_is_trained_once_for_each_command(shell, tmp_path):
     assert rest == ["2", "exit code 0"]
 
 
+def test_a_stage_is_trained_again_with_another_trainer(shell, tmp_path):
+    trainer = tmp_path / "trainer.py"
+    lines = f"stage pretrain {tmp_path}/stage.sh TRAINER={trainer}\necho $trained\n"
+    trainer.write_text("loss = 1\n")
+    before = shell(lines)
+    assert shell(lines) == before
+    trainer.write_text("loss = 2\n")
+    assert shell(lines) != before
+
+
 def test_a_stage_that_failed_is_trained_again(shell, tmp_path):
     lines = f"stage pretrain {tmp_path}/stage.sh EPOCHS=broken\n"
     assert shell(lines) == ["exit code 1"]

@@ -28,6 +28,7 @@ def dry_run(tmp_path):
     python.write_text(
         f"""#!/bin/sh
         case "$*" in
+            *train_on_words.py*"--mm_projector_type ${{BROKEN:-none}} "*) echo no such projector today >&2; exit 1 ;;
             "-m playground.photos.build --scale gpu") exec printf "{parts}" ;;
             "-m playground.photos.build "*) exec printf "{parts}alignment={tmp_path}/a\\n" ;;
             llava/train/*|playground/photos/train*|"-m llava.attanchor.calibrate "*) ;;
@@ -80,6 +81,7 @@ def test_arms_start_from_projectors_of_their_own_with_two_learning_rates(dry_run
         )
         assert record[record.index("--mm_projector_type") + 1] == variables["PROJECTOR"]
         assert record[record.index("--seed") + 1] == "1"
+        assert record[0] == "playground/photos/train_on_words.py"
         assert not any("attanchor" in word for word in record)
         assert ("MM_ATTANCHOR_TAU" in variables) == ("MM_ATTANCHOR_DIRECTION" in variables)
         command = subprocess.run(
@@ -100,13 +102,21 @@ def test_arms_start_from_projectors_of_their_own_with_two_learning_rates(dry_run
 
 
 def test_an_arm_with_attanchor_shares_the_projector_of_the_one_without(dry_run, tmp_path):
-    dry_run("--arms", "mlp2x_gelu", "mlp2x_gelu_attanchor", "ccra")
-    words = tmp_path / "llava-photos-mini-words"
-    assert sorted(path.name for path in words.iterdir()) == [
-        "ccra-seed1", "mlp2x_gelu-seed1", "mlp2x_gelu_attanchor-seed1",
-    ]  # fmt: skip
-    assert (words / "mlp2x_gelu-seed1").resolve() == (words / "mlp2x_gelu_attanchor-seed1").resolve()
-    assert (words / "mlp2x_gelu-seed1").resolve() != (words / "ccra-seed1").resolve()
+    arms = ("mlp2x_gelu", "ccra", "mlp2x_gelu_attanchor")
+    training = trainings(dry_run("--arms", *arms, "--jobs", "2", LEARNING_RATES=""))
+    plain, ccra, pinned = (Path(variables["ADAPTER"]).parent for variables in training)
+    assert plain == pinned
+    assert plain.resolve() != ccra.resolve()
+    assert len([*tmp_path.glob("llava-photos-mini-words-*")]) == 2  # nothing was trained twice
+
+
+def test_a_projector_that_does_not_learn_the_words_ends_the_study(dry_run, tmp_path):
+    result = dry_run("--arms", "mlp2x_gelu", "ccra", "--jobs", "2", BROKEN="mlp2x_gelu")
+    log = tmp_path / "llava-photos-mini-words" / "mlp2x_gelu-seed1.log"
+    assert result.returncode == 1
+    assert result.stderr.endswith(f"error: mlp2x_gelu-seed1 did not learn the words; see {log}\n")
+    assert "no such projector today" in log.read_text()
+    assert not result.stdout
 
 
 def test_without_a_search_every_arm_has_the_demos_learning_rate(dry_run):
