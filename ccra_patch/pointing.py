@@ -106,6 +106,7 @@ def score(mass: Tensor, truth: Truth) -> dict[str, float]:
         "pointing": truth.asked[highest].mean().item(),
         "area": truth.asked.mean().item(),
         "others_energy": (mass @ truth.others).item(),
+        "others_pointing": truth.others[highest].mean().item(),
         "others_area": truth.others.mean().item(),
     }
 
@@ -200,13 +201,13 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def table(summary: Mapping[str, Any]) -> str:
     """Markdown, in percent: a row per map and reading; single layers by their positive scores only."""
-    lines = [["map", "mass", "on the object", "its area", "pointing", "on other objects", "their area"]]
+    lines = [["map", "mass", "on the object", "its area", "pointing", "on others", "their area", "pointing there"]]
+    keys = ("energy", "area", "pointing", "others_energy", "others_area", "others_pointing")
     for name, readings in summary["maps"].items():
         for reading, numbers in readings.items():
             if name.startswith(LAYER) and reading != "positive":
                 continue
-            cells = (numbers[key] for key in ("energy", "area", "pointing", "others_energy", "others_area"))
-            lines.append([name, reading, *map(_percent, cells)])
+            lines.append([name, reading, *(_percent(numbers[key]) for key in keys)])
     return markdown_table(lines)
 
 

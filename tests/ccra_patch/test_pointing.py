@@ -56,9 +56,16 @@ def test_what_brings_nothing_out_is_uniform():
 
 
 def test_energy_and_pointing_by_hand():
-    truth = Truth(torch.tensor([1, 0.25, 0, 0]), torch.tensor([0, 0, 0, 0.5]))
+    truth = Truth(torch.tensor([1, 0.25, 0, 0]), torch.tensor([0, 0.125, 0, 0.5]))
     assert score(torch.tensor([0.2, 0.4, 0.1, 0.3]), truth) == pytest.approx(
-        {"energy": 0.2 + 0.1, "pointing": 0.25, "area": 1.25 / 4, "others_energy": 0.15, "others_area": 0.125}
+        {
+            "energy": 0.2 + 0.1,
+            "pointing": 0.25,
+            "area": 1.25 / 4,
+            "others_energy": 0.05 + 0.15,
+            "others_pointing": 0.125,
+            "others_area": 0.625 / 4,
+        }
     )
 
 
@@ -66,7 +73,7 @@ def test_a_map_that_knows_nothing_is_at_chance():
     truth = Truth(torch.tensor([1, 0.25, 0, 0]), torch.tensor([0, 0, 0, 0.5]))
     found = score(torch.full((4,), 0.25), truth)
     assert found["energy"] == found["pointing"] == found["area"]
-    assert found["others_energy"] == found["others_area"]
+    assert found["others_energy"] == found["others_pointing"] == found["others_area"]
 
 
 def test_maps_of_layers_are_weighed_as_lwca_weighs_them():
