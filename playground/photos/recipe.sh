@@ -20,6 +20,7 @@ case $SCALE in
             LEARNING_RATE=3e-4
             : "${LEARNING_RATES=2e-4,6e-4}"
         else
+            STAGE1+=(EPOCHS=0.5) STAGE2+=(EPOCHS=0.5) # of four times as many parameters
             LEARNING_RATE=5e-4
             : "${LEARNING_RATES=2e-4,5e-4,1.2e-3}"
         fi
