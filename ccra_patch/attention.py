@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from einops import einsum, rearrange, repeat
+from einops import einsum, rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -193,10 +193,9 @@ class LPWCA(QuestionAttention):
     def _contrast(self, stack: Tensor, question: Question, probe: Probe) -> Tensor:
         """The grounding loss, from what every question of the batch would score in every picture of it."""
         reading = read_stack(stack, repeat(probe.direction, "q 1 width -> p q width", p=len(stack)))
-        scores = []
-        for products, mean, variance in zip(reading.products, *reading.moments, strict=True):
-            scores.append(self.score(products, Moments(mean, variance), probe).mean(dim=1))
-        return contrast(torch.stack(scores, dim=1), question.pooled, question.mass[:, 0] > 0)
+        moments = Moments(*(rearrange(moment, "p l n -> p 1 l n") for moment in reading.moments))
+        scores = reduce(self.score(reading.products, moments, probe), "p q l n -> q p n", "mean")
+        return contrast(scores, question.pooled, question.mass[:, 0] > 0)
 
 
 class LWCA(QuestionAttention):
