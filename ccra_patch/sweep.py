@@ -119,6 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--search-eval", default=[], help="variables of the evaluation that decides", **shared)
     parser.add_argument("--arms", nargs="+", help="only these arms of the study")
+    parser.add_argument("--baseline", help="arm to compare the others with (default: the study's)")
     parser.add_argument("--metric", default="accuracy", help="which score of the evaluation (default: accuracy)")
     parser.add_argument("--jobs", type=int, default=1, help="so many runs at once, each on its share of the cores")
     parser.add_argument("--train-script", default=TRAIN_SCRIPT, help=f"default: {TRAIN_SCRIPT}")
@@ -130,8 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
 def choose(study: Study, names: Sequence[str] | None) -> list[Arm]:
     """The named arms of a study, in its order; all by default. Raises ValueError for a name it does not have."""
     for name in names or ():
-        if name not in study.arms:
-            raise ValueError(f"--arms {name} is not in the study; there are {', '.join(study.arms)}")
+        require_arm("--arms", name, study)
     return [arm for name, arm in study.arms.items() if names is None or name in names]
 
 
@@ -190,7 +190,8 @@ def sweep(args: argparse.Namespace) -> None:
     """Plan, run what is left, and report. Raises ValueError for a user's mistake or a script that fails."""
     study = STUDIES[args.study]
     recipe, evaluations, search = read_recipe(args, study), read_evaluations(args), read_search(args, study)
-    arms = choose(study, args.arms)
+    arms, baseline = choose(study, args.arms), args.baseline or study.baseline
+    require_arm("--baseline", baseline, study)
     if args.jobs < 1:
         raise ValueError(f"--jobs is {args.jobs}; it must be at least 1")
 
@@ -208,7 +209,12 @@ def sweep(args: argparse.Namespace) -> None:
         recipe.run(arm, seed, evaluations, **chosen[arm.name]) for seed in dict.fromkeys(args.seeds) for arm in arms
     ]
     if settle(runs, args) and not args.dry_run:
-        report(args, study, runs, list(evaluations), found)
+        report(args, study, baseline, runs, list(evaluations), found)
+
+
+def require_arm(flag: str, name: str, study: Study) -> None:
+    if name not in study.arms:
+        raise ValueError(f"{flag} {name} is not in the study; there are {', '.join(study.arms)}")
 
 
 def settle(runs: Sequence[Run], args: argparse.Namespace) -> bool:
@@ -232,6 +238,7 @@ def require_metric(scores: Mapping[str, Any], metric: str) -> None:
 def report(
     args: argparse.Namespace,
     study: Study,
+    baseline: str,
     runs: Sequence[Run],
     evaluations: Sequence[str],
     searched: Mapping[str, Any] | None,
@@ -240,10 +247,10 @@ def report(
     for run in runs:
         for evaluation in evaluations:
             require_metric(run.scores[evaluation], args.metric)
-    summaries = {evaluation: summarise(runs, evaluation, study.baseline) for evaluation in evaluations}
+    summaries = {evaluation: summarise(runs, evaluation, baseline) for evaluation in evaluations}
     summary = {
         "study": args.study,
-        "baseline": study.baseline,
+        "baseline": baseline,
         "metric": args.metric,
         "seeds": list(dict.fromkeys(args.seeds)),
         "search": searched,
@@ -259,7 +266,7 @@ def report(
     for evaluation, found in summaries.items():
         if len(summaries) > 1:
             print(f"{evaluation}:")
-        print(table(found, args.metric, study.baseline))
+        print(table(found, args.metric, baseline))
     draw(study.panels, summaries, args.metric, args.out / "summary.png")
 
 

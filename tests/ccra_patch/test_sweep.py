@@ -77,6 +77,14 @@ def test_every_arm_is_trained_and_evaluated_with_every_seed(run, tmp_path):
     assert (tmp_path / "out" / "summary.png").stat().st_size > 5000
 
 
+def test_finished_runs_can_be_compared_with_another_arm(run, tmp_path):
+    run()
+    code, output, _, calls = run("--baseline", "decoupled")
+    assert (code, calls) == (0, [])
+    assert output.splitlines()[1] == "pai           60.15  0.05      2           -1.00  0.00                   -"
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["baseline"] == "decoupled"
+
+
 def test_what_is_finished_is_not_run_again(run):
     first = run()
     again = run()
@@ -264,6 +272,7 @@ def test_arms_and_seeds_can_be_shared_out(run):
         (["--train", "MM_CCRA_INTEGRATION=pai"], r"--train MM_CCRA_INTEGRATION is set by the sweep for each run"),
         (["--eval", "CKPT=x"], r"--eval CKPT is set by the sweep for each run"),
         (["--arms", "pia"], r"--arms pia is not in the study; there are pai, decoupled, shuffled"),
+        (["--baseline", "pia"], r"--baseline pia is not in the study; there are pai, decoupled, shuffled"),
         (["--train", "data=x"], r"argument --train: 'data=x' is no variable; write NAME=VALUE"),
         (["--train", "DATA"], r"argument --train: 'DATA' is no variable; write NAME=VALUE"),
         (["--train-arm", "pia", "DATA=x"], r"--arms pia is not in the study"),
