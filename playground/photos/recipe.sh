@@ -13,14 +13,14 @@ case $SCALE in
         CAPTIONS=descriptions # whose every word has to be seen
         STAGE1=(BATCH_SIZE=16 EPOCHS=1 LEARNING_RATE=5e-4)
         WORDS=(TRAINER=playground/photos/train_on_words.py EPOCHS=0.5 LEARNING_RATE=2e-3)
-        STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=1 MM_CCRA_HIDDEN_DIM=64)
+        STAGE2=(BATCH_SIZE=16 GLOBAL_BATCH=16 EPOCHS=0.5 MM_CCRA_HIDDEN_DIM=64)
         TRAINER=playground/photos/train.py
         CONV_MODE=mistral_instruct # the shortest: a system prompt would be half of a step's tokens
         if [[ $SCALE == mini ]]; then
             LEARNING_RATE=3e-4
             : "${LEARNING_RATES=2e-4,6e-4}"
         else
-            STAGE1+=(EPOCHS=0.5) STAGE2+=(EPOCHS=0.5) # of four times as many parameters
+            STAGE1+=(EPOCHS=0.5) # of four times as many parameters
             LEARNING_RATE=5e-4
             : "${LEARNING_RATES=2e-4,5e-4,1.2e-3}"
         fi
