@@ -17,8 +17,8 @@ TYPES = (
 PAGE = Page(
     groups={"accuracy": "all questions", "binary": "closed", "open": "open"}
     | {f"detailed/{name}": name for name in TYPES},
-    tier="test_cutouts_balanced",
-    shown=("object", "attribute", "relation"),
+    tier="test_combinations_balanced",
+    shown=("relation", "object", "attribute"),
 )
 
 if __name__ == "__main__":
