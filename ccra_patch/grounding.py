@@ -29,7 +29,8 @@ TEMPERATURE = 0.25
 def contrast(scores: Tensor, pooled: Tensor, asked: Tensor) -> Tensor:
     """The loss, a mean over the rows that ask; 0 if there are not two of them to be told apart.
 
-    Rows that ask the same (tiles of one picture, or "What is this?" twice) are not told apart.
+    Rows that ask the same (tiles of one picture, or "What is this?" twice) are not told apart; different questions are,
+    even about one picture.
 
     Args:
         scores: ``[Q, Q, N]``, those of question q on picture p.
