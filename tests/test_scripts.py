@@ -156,6 +156,7 @@ EXPECTED = {
         "mm_ccra_query": "human",
         "mm_ccra_integration": "pai",
         "mm_ccra_depth_groups": 1,
+        "mm_ccra_grounding": 0.0,
         "pretrain_mm_mlp_adapter": "./checkpoints/llava-v1.5-7b-pretrain/mm_projector.bin",
         "output_dir": "./checkpoints/llava-v1.5-7b-ccra",
         "learning_rate": 1e-5,

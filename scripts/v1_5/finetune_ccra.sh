@@ -23,6 +23,7 @@
 #   MM_CCRA_DISABLE=           steps to leave out, such as "lpwca pwca"
 #   MM_CCRA_DEPTH_GROUPS=1     mixtures of layers kept side by side; above 1 goes beyond the paper
 #   MM_CCRA_NORMALIZE=         what to bring to one size first: "query", "keys" or both; goes beyond the paper
+#   MM_CCRA_GROUNDING=0.0      weight of a loss that makes maps follow the question, such as 0.1; goes beyond the paper
 #   MM_CCRA_LAYERS=            hidden states to read, such as "3 8 13 18 23"; empty: every block
 
 set -euo pipefail
@@ -40,6 +41,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lib/launch.sh"
 : "${MM_CCRA_QUERY=human}"
 : "${MM_CCRA_INTEGRATION=pai}"
 : "${MM_CCRA_DEPTH_GROUPS=1}"
+: "${MM_CCRA_GROUNDING=0.0}"
 : "${ADAPTER=./checkpoints/llava-v1.5-7b-pretrain/mm_projector.bin}"
 : "${DATA=./playground/data/llava_v1_5_mix665k.json}"
 : "${IMAGE_FOLDER=./playground/data}"
