@@ -1,7 +1,8 @@
 """The settings of CCRA: one dataclass whose fields are the command-line flags and the keys of the model's config."""
 
 import math
-from collections.abc import Collection, Sequence
+import operator
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Self
@@ -134,11 +135,11 @@ class CCRASettings(ProjectorSettings):
             self._refuse_given("mm_ccra_norm_order", "mm_ccra_disable leaves out both steps that modulate")
         if "lpwca" in self.mm_ccra_disable:
             self._refuse_given("mm_ccra_grounding", "mm_ccra_disable leaves out lpwca, whose scores it is a loss on")
-        if "keys" in self.mm_ccra_normalize and "lpwca" in self.mm_ccra_disable:
-            raise ValueError(
-                "mm_ccra_normalize names keys, but mm_ccra_disable leaves out lpwca, whose keys they are; "
-                "drop one of them"
-            )
+            if "keys" in self.mm_ccra_normalize:
+                raise ValueError(
+                    "mm_ccra_normalize names keys, but mm_ccra_disable leaves out lpwca, whose keys they are; "
+                    "drop one of them"
+                )
 
     def _refuse_given(self, name: str, reason: str) -> None:
         if getattr(self, name) != getattr(CCRASettings, name):
@@ -202,18 +203,19 @@ def require_count(name: str, value: int, note: str) -> None:
 
 def require_positive(name: str, value: float, note: str) -> None:
     """Raise ValueError unless ``value`` is a finite number above 0."""
-    if type(value) not in (int, float):
-        raise ValueError(f"{name} is {value!r}; it must be a number above 0 ({note})")
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value}; it must be a finite number above 0 ({note})")
+    _require_number(name, value, operator.gt, "above 0", note)
 
 
 def require_weight(name: str, value: float, note: str) -> None:
     """Raise ValueError unless ``value`` is a finite number of at least 0."""
+    _require_number(name, value, operator.ge, "of at least 0", note)
+
+
+def _require_number(name: str, value: float, fits: Callable[[float, float], bool], bound: str, note: str) -> None:
     if type(value) not in (int, float):
-        raise ValueError(f"{name} is {value!r}; it must be a number of at least 0 ({note})")
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} is {value}; it must be a finite number of at least 0 ({note})")
+        raise ValueError(f"{name} is {value!r}; it must be a number {bound} ({note})")
+    if not (math.isfinite(value) and fits(value, 0)):
+        raise ValueError(f"{name} is {value}; it must be a finite number {bound} ({note})")
 
 
 def require_layers(name: str, value: Sequence[int]) -> None:
