@@ -59,6 +59,7 @@ if [[ -n $alignment ]]; then
     mapfile -t chosen < <(values_of --arms "$@")
     at_once=$(values_of --jobs "$@")
     : "${at_once:=1}"
+    [[ $at_once =~ ^[1-9][0-9]*$ ]] || fail 2 "--jobs is $at_once; it must be at least 1"
     threads=$(($(nproc) > at_once ? $(nproc) / at_once : 1))
     declare -A trained_for=() # the arm whose projector has these settings
     mkdir -p "$RUNS/$FAMILY-words"

@@ -119,6 +119,12 @@ def test_a_projector_that_does_not_learn_the_words_ends_the_study(dry_run, tmp_p
     assert not result.stdout
 
 
+def test_no_jobs_at_once_is_the_users_mistake(dry_run, tmp_path):
+    result = dry_run("--jobs", "0")
+    assert (result.returncode, result.stderr) == (2, "error: --jobs is 0; it must be at least 1\n")
+    assert not [*tmp_path.glob("llava-photos-mini-words-*")]
+
+
 def test_without_a_search_every_arm_has_the_demos_learning_rate(dry_run):
     training = trainings(dry_run("--arms", "mlp2x_gelu", "ccra", LEARNING_RATES=""))
     assert [variables["LEARNING_RATE"] for variables in training] == ["3e-4", "3e-4"]
